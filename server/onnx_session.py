@@ -1,0 +1,57 @@
+"""onnxruntime sessions whose provider and thread count are what was asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnxruntime
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+THREADS_VARIABLE = "FLORENCE2_SAM2_THREADS"
+PROVIDERS_VARIABLE = "FLORENCE2_SAM2_PROVIDERS"
+
+
+class ProviderError(RuntimeError):
+    """The execution provider that was asked for is not the one in use."""
+
+
+def threads() -> int:
+    """Threads per session: the environment's, else every core that this process may run on."""
+    return int(os.environ.get(THREADS_VARIABLE, 0)) or len(os.sched_getaffinity(0))
+
+
+def wanted_providers() -> list[str]:
+    """Execution providers in order of preference, from the environment; the CPU when nothing is said."""
+    names = os.environ.get(PROVIDERS_VARIABLE, CPU)
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def open_session(path: Path, providers: list[str] | None = None, intra_op_threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Load an ONNX file.
+
+    onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
+    GPU provider cannot start. Here threads are explicit, idle threads sleep (several processes share the cores),
+    and a missing provider is an error.
+
+    Raises:
+        ProviderError: a wanted provider is not installed or did not start.
+    """
+    wanted = providers or wanted_providers()
+    missing = [name for name in wanted if name not in onnxruntime.get_available_providers()]
+    if missing:
+        raise ProviderError(
+            f"onnxruntime has no {', '.join(missing)}; it has {', '.join(onnxruntime.get_available_providers())}"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads or threads()
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    if session.get_providers()[0] != wanted[0]:
+        raise ProviderError(f"{path.name} runs on {session.get_providers()[0]}, not on {wanted[0]} as asked for")
+    return session
