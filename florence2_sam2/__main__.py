@@ -1,0 +1,5 @@
+import sys
+
+from florence2_sam2.cli import main
+
+sys.exit(main())

@@ -1,0 +1,39 @@
+"""Entry point: one subcommand a module, imported when it is called so that `segment` needs only the client's packages."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from florence2_sam2 import __version__
+
+# command → (one line of help, module with `add_arguments(parser)` and `run(arguments) -> int`)
+COMMANDS = {
+    "segment": ("segment pictures with a running server", "florence2_sam2.cli.segment"),
+    "serve": ("start the embedded Triton server", "florence2_sam2.cli.serve"),
+    "export": ("write a model repository from Florence-2 and SAM2 checkpoints", "florence2_sam2.cli.export"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 success, 1 failure, 2 wrong usage)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="florence2-sam2", description="Open-vocabulary segmentation: Florence-2 and SAM2 on Triton."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (line, module) in COMMANDS.items():
+        sub = commands.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
+        if name == chosen:
+            command = importlib.import_module(module)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except KeyboardInterrupt:
+        return 130
