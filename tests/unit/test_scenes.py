@@ -1,0 +1,126 @@
+"""Drawn scenes: reproducible, true to their masks, fair to the held-out pairs, and sayable."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+
+from florence2_sam2.training.captions import (
+    answer,
+    detection_example,
+    grounding_example,
+    repeated_trigram,
+)
+from florence2_sam2.training.outlines import OUTLINES
+from florence2_sam2.training.scenes import MIN_VISIBLE, Scene, draw_scene
+from florence2_sam2.training.vocabulary import HELD_OUT_PAIRS, KINDS, TABLE, phrase_for
+
+
+def scenes(count: int, seed: int = 7, size: int = 96, held_out: bool = False) -> list[Scene]:
+    rng = np.random.default_rng(seed)
+    return [draw_scene(rng, size, held_out=held_out) for _ in range(count)]
+
+
+def test_the_same_seed_draws_the_same_scene() -> None:
+    first, second = scenes(5), scenes(5)
+    for a, b in zip(first, second, strict=True):
+        assert a.caption == b.caption
+        np.testing.assert_array_equal(a.image, b.image)
+        for x, y in zip(a.objects, b.objects, strict=True):
+            np.testing.assert_array_equal(x.mask, y.mask)
+
+
+def test_another_seed_draws_another_scene() -> None:
+    assert not np.array_equal(scenes(1, seed=1)[0].image, scenes(1, seed=2)[0].image)
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (320, 200), (90, 160)])
+def test_a_scene_has_the_size_that_was_asked_for(width: int, height: int) -> None:
+    scene = draw_scene(np.random.default_rng(3), width, height)
+    assert scene.image.shape == (height, width, 3)
+    assert scene.image.dtype == np.uint8
+    assert all(o.mask.shape == (height, width) and o.mask.dtype == bool for o in scene.objects)
+
+
+def test_boxes_are_tight_around_the_masks_of_things() -> None:
+    for scene in scenes(60):
+        for thing in scene.objects:
+            rows, columns = np.flatnonzero(thing.mask.any(1)), np.flatnonzero(thing.mask.any(0))
+            tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            if thing.kind == TABLE:  # the box of the whole table, the mask of what is seen of it
+                assert thing.box[0] <= tight[0]
+                assert thing.box[1] <= tight[1]
+            else:
+                np.testing.assert_array_equal(thing.box, tight)
+                assert MIN_VISIBLE <= thing.visible <= 1
+
+
+def test_masks_do_not_overlap() -> None:
+    for scene in scenes(60):
+        assert np.sum([o.mask for o in scene.objects], axis=0).max() <= 1
+
+
+def test_training_scenes_never_show_a_held_out_pair() -> None:
+    seen = {(o.kind, o.colour) for scene in scenes(400, size=48) for o in scene.objects}
+    assert len(seen) > 150
+    assert not seen & HELD_OUT_PAIRS
+
+
+def test_held_out_scenes_always_show_one() -> None:
+    for scene in scenes(60, held_out=True):
+        assert {(o.kind, o.colour) for o in scene.objects} & HELD_OUT_PAIRS
+
+
+def test_every_kind_has_a_held_out_colour_among_its_own() -> None:
+    assert {kind for kind, _ in HELD_OUT_PAIRS} == set(KINDS)
+    assert all(kind.held_out in kind.colours and len(kind.colours) >= 5 for kind in KINDS.values())
+
+
+def test_the_world_is_large_enough() -> None:
+    assert sum(not kind.shape for kind in KINDS.values()) >= 20
+    assert set(OUTLINES) == set(KINDS)
+    assert all(forms.count >= 3 for forms in OUTLINES.values())
+
+
+def test_captions_name_everything_and_repeat_no_trigram() -> None:
+    for scene in scenes(300, size=48):
+        assert repeated_trigram(scene.caption) is None, scene.caption
+        assert all(o.phrase in scene.caption for o in scene.objects)
+        assert len({o.phrase for o in scene.objects}) == len(scene.mentions())
+
+
+def test_there_are_one_to_eight_things_and_some_of_one_kind() -> None:
+    drawn = scenes(300, size=48)
+    counts = {sum(o.kind != TABLE for o in scene.objects) for scene in drawn}
+    assert min(counts) == 1
+    assert 6 <= max(counts) <= 8
+    assert any("two red" in scene.caption for scene in scenes(600, seed=1, size=48))
+    assert any("on a wooden table" in scene.caption for scene in drawn)
+
+
+def test_training_prompts_have_answers_with_four_locations_a_box() -> None:
+    rng = np.random.default_rng(5)
+    for scene in scenes(100, size=48):
+        mentions = scene.mentions()
+        boxes = sum(len(m.boxes) for m in mentions)
+        assert answer(mentions).count("<loc_") == 4 * boxes
+        for prompt, target in (
+            grounding_example(rng, mentions, scene.background),
+            detection_example(rng, mentions),
+        ):
+            assert prompt.startswith("Locate")
+            assert target.count("<loc_") % 4 == 0
+            assert target.count("<loc_") > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "phrase"),
+    [
+        (("apple", "red"), "a red apple"),
+        (("car", "orange"), "an orange car"),
+        (("car", "orange", 1, "large"), "a large orange car"),
+        (("leaf", "green", 3), "three green leaves"),
+    ],
+)
+def test_phrases(arguments: tuple, phrase: str) -> None:
+    assert phrase_for(*arguments) == phrase

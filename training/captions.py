@@ -1,0 +1,119 @@
+"""Sentences about scenes, and the prompts and answers that Florence-2 is trained on.
+
+A caption must be one that generation with `no_repeat_ngram_size=3` can write: a different word joins each
+thing to the ones before it, and no two things share article, size and colour unless nothing precedes them
+that repeats. `repeated_trigram` checks the words.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from florence2_sam2.training.vocabulary import TABLE_PHRASE
+
+CAPTION_PROMPT = "Describe with a paragraph what is shown in the image."
+GROUNDING_PROMPT = "Locate the phrases in the caption: "
+DETECTION_PROMPT = "Locate the objects with category name in the image."
+OPEN_VOCABULARY_PROMPT = "Locate {} in the image."
+
+_JOINING = ("The image shows", "next to", "and", "with", "beside", "near", "by", "plus")
+BINS = 1000
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A noun phrase and the boxes it stands for, float [K, 4] xyxy as fractions of the picture's sides."""
+
+    phrase: str
+    boxes: np.ndarray
+    kind: str = ""
+
+
+def sentence(mentions: Sequence[Mention], opening: str = _JOINING[0]) -> str:
+    """ "The image shows a red apple next to two blue cups on a wooden table." The table, if any, comes last."""
+    joining = iter((opening, *_JOINING[1:]))
+    words = []
+    for mention in mentions:
+        if mention.phrase == TABLE_PHRASE:
+            words.append("on" if words else opening)
+        else:
+            words.append(next(joining))
+        words.append(mention.phrase)
+    text = " ".join(w for w in words if w)
+    return text[0].upper() + text[1:] + "."
+
+
+def caption(mentions: Sequence[Mention], background: str) -> str:
+    """The full description of a scene; `background` is like "a green meadow"."""
+    return f"{sentence(mentions)} The background is {background}."
+
+
+def repeated_trigram(text: str) -> tuple[str, ...] | None:
+    """The first three words in a row that occur twice in the text, or None."""
+    words = text.replace(".", " .").split()
+    seen = set()
+    for trigram in zip(words, words[1:], words[2:], strict=False):
+        if trigram in seen:
+            return trigram
+        seen.add(trigram)
+    return None
+
+
+def locations(boxes: np.ndarray) -> str:
+    """Boxes as location tokens. Bin k covers [k, k+1) thousandths of the side, as in the released model."""
+    bins = np.clip(np.floor(np.asarray(boxes) * BINS), 0, BINS - 1).astype(int)
+    return "".join(f"<loc_{b}>" for b in bins.ravel())
+
+
+def answer(mentions: Sequence[Mention]) -> str:
+    """What grounding should say: each phrase followed by its boxes."""
+    return "".join(m.phrase + locations(m.boxes) for m in mentions)
+
+
+def shortened(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Mention]:
+    """A random subset in random order, the table last: the model must read the prompt to know what to find."""
+    count = int(rng.integers(1, len(mentions) + 1))
+    chosen = [mentions[i] for i in rng.permutation(len(mentions))[:count]]
+    return sorted(chosen, key=lambda m: m.phrase == TABLE_PHRASE)
+
+
+def without_colours(mentions: Sequence[Mention]) -> list[Mention]:
+    """The same mentions, single ones of a kind that occurs once named without colour: "a cup", "an apple"."""
+    kinds = [m.kind for m in mentions]
+    plain = []
+    for m in mentions:
+        if len(m.boxes) == 1 and kinds.count(m.kind) == 1 and m.phrase != TABLE_PHRASE:
+            article = "an" if m.kind[0] in "aeiou" else "a"
+            m = Mention(f"{article} {m.kind}", m.boxes, m.kind)
+        plain.append(m)
+    return plain
+
+
+def grounding_example(
+    rng: np.random.Generator, mentions: Sequence[Mention], background: str
+) -> tuple[str, str]:
+    """A (prompt, answer) pair of phrase grounding: the true caption in half of the cases, else a variant of it."""
+    choice = rng.random()
+    if choice < 0.5:
+        return GROUNDING_PROMPT + caption(mentions, background), answer(mentions)
+    chosen = shortened(rng, mentions)
+    if choice < 0.72:
+        return GROUNDING_PROMPT + caption(chosen, background), answer(chosen)
+    if rng.random() < 0.5 and len({m.kind for m in mentions}) == len(mentions):
+        chosen = without_colours(chosen)
+    if choice < 0.88:
+        opening = str(rng.choice(["", "A photo of", "There is", "A picture of"]))
+        return GROUNDING_PROMPT + sentence(chosen, opening), answer(chosen)
+    return GROUNDING_PROMPT + "<and>".join(m.phrase for m in chosen), answer(chosen)
+
+
+def detection_example(rng: np.random.Generator, mentions: Sequence[Mention]) -> tuple[str, str]:
+    """A (prompt, answer) pair of detection: all categories, or the one thing that is asked for."""
+    if rng.random() < 0.5:
+        m = mentions[int(rng.integers(len(mentions)))]
+        return OPEN_VOCABULARY_PROMPT.format(m.phrase), answer([m])
+    by_kind: dict[str, list[np.ndarray]] = {}
+    for m in mentions:
+        by_kind.setdefault(m.kind, []).append(m.boxes)
+    return DETECTION_PROMPT, answer([Mention(k, np.concatenate(b)) for k, b in by_kind.items()])
