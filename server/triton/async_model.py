@@ -1,0 +1,148 @@
+"""A python model with many requests in flight in one instance.
+
+In the default (not decoupled) mode a model may return None from `execute` and answer each request later
+through its response sender. Here each request becomes a coroutine on an event loop that runs in a thread of
+the model. The price: Triton's own queue of such a model is always empty, so `max_queue_size`, priorities
+and queue timeouts never act, and admission is the model's own business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from florence2_sam2.server.errors import Cancelled
+from florence2_sam2.server.triton import failures
+
+if TYPE_CHECKING:
+    from triton_python_backend_utils import InferenceRequest, Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Each call to another model holds a thread of the loop's executor while it waits.
+CALL_THREADS = 64
+# How long `finalize` waits for requests in flight: below Triton's own limit for unloading, see
+# `--exit-timeout-secs`.
+DRAIN_SECONDS = 25.0
+
+
+class Call:
+    """One request in flight. `request` and the arrays read from it are valid until the answer is sent."""
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self.request = request
+        self._sender = request.get_response_sender()
+        self._answered = False
+
+    def cancelled(self) -> bool:
+        """Whether the caller has cancelled, gone, or passed its own deadline.
+
+        It is a question to the server's process (40 µs): fine for each token, not for each loop. A call
+        from another model never becomes cancelled, whatever that model's caller does.
+        """
+        return not self._answered and bool(self._sender.is_cancelled())
+
+    def check(self) -> None:
+        """Stop here when nobody waits for the answer.
+
+        Raises:
+            Cancelled: the caller has gone.
+        """
+        if self.cancelled():
+            raise Cancelled("the caller has gone")
+
+    def send(self, tensors: list[Tensor] | None, error: Any = None) -> None:
+        """Answer, once."""
+        import triton_python_backend_utils as pb_utils
+
+        self._answered = True
+        response = pb_utils.InferenceResponse(output_tensors=tensors or [], error=error)
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class AsyncModel:
+    """Base of a `TritonPythonModel` that answers in coroutines. A subclass writes `answer`, and `start` and
+    `stop` where it has something to load or to end.
+
+    Attributes:
+        name: the model's name.
+        folder: its version folder, where its files lie.
+        repository: the model repository.
+        config: `config.pbtxt` as a dict.
+        loop: the event loop that `start`, `answer` and `stop` run on.
+    """
+
+    def initialize(self, args: dict[str, str]) -> None:
+        self.name = args["model_name"]
+        self.repository = Path(args["model_repository"]).parent
+        self.folder = Path(args["model_repository"]) / args["model_version"]
+        self.config: dict[str, Any] = json.loads(args["model_config"])
+        self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, f"{self.name}-work")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(
+            concurrent.futures.ThreadPoolExecutor(CALL_THREADS, f"{self.name}-calls")
+        )
+        self._thread = threading.Thread(target=self.loop.run_forever, name=f"{self.name}-loop", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self.start(), self.loop).result()
+
+    def execute(self, requests: list[InferenceRequest]) -> None:
+        for request in requests:
+            self.loop.call_soon_threadsafe(self._admit, Call(request))
+
+    def finalize(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._drain(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self._pool.shutdown()
+
+    async def start(self) -> None:
+        """Load what the model needs. Nothing else runs on the loop yet, so this may block."""
+
+    async def answer(self, call: Call) -> list[Tensor]:
+        """Answer one request: the outputs, or a ServiceError raised. Any other exception is a bug."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """End what `start` began. Everything that was in flight has been answered."""
+
+    async def in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run CPU work in a thread, off the loop. It is not interrupted when the caller goes."""
+        return await self.loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def _admit(self, call: Call) -> None:
+        task = self.loop.create_task(self._serve(call))
+        self._tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, call: Call) -> None:
+        try:
+            tensors = await self.answer(call)
+        except asyncio.CancelledError:
+            self._refuse(call, Cancelled("the server is stopping"))
+        except Exception as error:  # whatever it is, this request gets an answer and the others go on
+            self._refuse(call, error)
+        else:
+            call.send(tensors)
+
+    def _refuse(self, call: Call, error: Exception) -> None:
+        refusal = failures.refusal(error, self.name)
+        call.send(None, failures.to_triton(refusal, failures.is_between_models(call.request)))
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1)
+        await self.stop()

@@ -1,0 +1,52 @@
+"""Calls from one model of the repository to another (Triton's business logic scripting)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from florence2_sam2.server.errors import DeadlinePassed
+from florence2_sam2.server.triton import failures
+
+
+async def call(
+    model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout: float | None = None
+) -> dict[str, NDArray[Any]]:
+    """Ask another model, on the event loop of an `AsyncModel`.
+
+    Args:
+        inputs: arrays by tensor name; BYTES as object arrays (see `tensors.bytes_array`). Lengths of 0 are
+            fine. outputs: the names wanted; others are not computed where the backend can leave them out.
+            timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do
+            that.
+
+    Returns:
+        Arrays of our own memory, by name.
+
+    Raises:
+        InvalidRequest, Overloaded, DeadlinePassed, Cancelled, ServiceError: as the other model raised it.
+        DeadlinePassed: `timeout` is over.
+        ModelFailed: the other model failed otherwise.
+    """
+    import triton_python_backend_utils as pb_utils
+
+    request = pb_utils.InferenceRequest(
+        model_name=model,
+        requested_output_names=list(outputs),
+        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
+        parameters={failures.BETWEEN_MODELS: True},
+    )
+    try:
+        response = await asyncio.wait_for(request.async_exec(), timeout)
+    except TimeoutError:
+        raise DeadlinePassed(f"{model} did not answer within {timeout:g} s") from None
+    except pb_utils.TritonModelException as error:  # refused before it reached the model
+        raise failures.from_triton(str(error), model) from None
+    if response.has_error():
+        raise failures.from_triton(response.error().message(), model)
+    # The tensors lie in shared memory that is given back with the response: copy.
+    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}

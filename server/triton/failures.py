@@ -1,0 +1,89 @@
+"""Errors across Triton's borders.
+
+Triton's python backend has no DEADLINE_EXCEEDED, and between models (BLS) it drops the code altogether:
+every error arrives as INTERNAL with the bare message (2.51.0). So a request from another model of ours says
+so by a parameter, and is answered with the code in front of the message; `from_triton` takes it off again.
+"""
+
+from __future__ import annotations
+
+import traceback
+import uuid
+from typing import TYPE_CHECKING
+
+from florence2_sam2.server.errors import Cancelled, DeadlinePassed, InvalidRequest, Overloaded, ServiceError
+
+if TYPE_CHECKING:
+    from triton_python_backend_utils import InferenceRequest, TritonError
+
+# Request parameter of a call from another model of this repository.
+BETWEEN_MODELS = "florence2_sam2_between_models"
+
+# ServiceError.code → attribute of pb_utils.TritonError. CANCELLED is the nearest that Triton has to a
+# passed deadline (UNAVAILABLE would invite a retry); the message says which.
+_TRITON_CODES = {
+    "INVALID_ARGUMENT": "INVALID_ARG",
+    "UNAVAILABLE": "UNAVAILABLE",
+    "DEADLINE_EXCEEDED": "CANCELLED",
+    "CANCELLED": "CANCELLED",
+    "INTERNAL": "INTERNAL",
+}
+_DEADLINE_PREFIX = "DEADLINE_EXCEEDED: "
+
+# What Triton itself says between models, as (part of the message, kind, what we say).
+_TRITONS_OWN = (
+    ("Exceeds maximum queue size", Overloaded, "the queue of {model} is full, try again"),
+    ("Request timeout expired", DeadlinePassed, "the request waited too long for {model}"),
+    ("is not healthy", Overloaded, "{model} is being restarted, try again"),
+    ("is not ready", Overloaded, "{model} is being restarted, try again"),
+)
+
+
+class ModelFailed(RuntimeError):
+    """Another model answered with an error that is none of ours: a bug or a broken server."""
+
+
+def refusal(error: BaseException, model: str) -> ServiceError:
+    """What the caller is told. A bug of ours is logged with its traceback and shown as a reference to that
+    log.
+    """
+    if isinstance(error, ServiceError):
+        return error
+    import triton_python_backend_utils as pb_utils
+
+    reference = uuid.uuid4().hex[:12]
+    details = "".join(traceback.format_exception(error))
+    pb_utils.Logger.log_error(f"internal error in {model}, reference {reference}\n{details}")
+    return ServiceError(f"internal error in {model}, reference {reference}")
+
+
+def to_triton(error: ServiceError, between_models: bool) -> TritonError:
+    """The error to answer with."""
+    import triton_python_backend_utils as pb_utils
+
+    message = error.message
+    if between_models:
+        message = f"{error.code}: {message}"
+    elif isinstance(error, DeadlinePassed):
+        message = _DEADLINE_PREFIX + message
+    return pb_utils.TritonError(message, getattr(pb_utils.TritonError, _TRITON_CODES[error.code]))
+
+
+def from_triton(message: str, model: str) -> Exception:
+    """What `model` answered over BLS, as the exception that it raised there."""
+    code, _, text = message.partition(": ")
+    if code == InvalidRequest.code:
+        field, _, problem = text.partition(": ")
+        return InvalidRequest(field, problem)
+    for kind in (Overloaded, DeadlinePassed, Cancelled, ServiceError):
+        if code == kind.code:
+            return kind(text)
+    for part, kind, said in _TRITONS_OWN:
+        if part in message:
+            return kind(said.format(model=model))
+    return ModelFailed(f"{model} answered: {message}")
+
+
+def is_between_models(request: InferenceRequest) -> bool:
+    """Whether another model of this repository sent the request."""
+    return BETWEEN_MODELS in request.parameters()
