@@ -7,7 +7,7 @@ optional inputs the model must expect None, and a dimension of -1 leaves the len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,6 +16,8 @@ from florence2_sam2.server.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, Tensor
+
+T = TypeVar("T")
 
 
 def array_input(
@@ -43,7 +45,7 @@ def array_input(
     return array
 
 
-def required(value: NDArray[Any] | None, name: str) -> NDArray[Any]:
+def required(value: T | None, name: str) -> T:
     """`value`, when there is one.
 
     Raises:

@@ -1,0 +1,5 @@
+"""Embedded form of this leaf: runs `model.onnx` beside this file. Production uses Triton's onnxruntime backend."""
+
+from florence2_sam2.server.leaf import OnnxModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
