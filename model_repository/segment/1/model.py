@@ -1,13 +1,14 @@
-"""`segment`: a picture in, labelled polygons or one flattened mask out. The work is in `florence2_sam2.server.segment`."""
+"""`segment`: a picture in, labelled polygons or a flattened mask out (see `florence2_sam2.server.segment`)."""
 
 import json
 
 import numpy as np
+
 from florence2_sam2.server.segment.request import THRESHOLDS
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.segment.triton_models import TritonModels
 from florence2_sam2.server.settings import Settings
-from florence2_sam2.server.store import open_store
+from florence2_sam2.server.store import MaskStore
 from florence2_sam2.server.triton import tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
 
@@ -19,7 +20,7 @@ class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
         models = TritonModels(self.repository, self.in_pool)
-        self.segment = SegmentService(models, self.in_pool, settings, open_store(settings))
+        self.segment = SegmentService(models, self.in_pool, settings, MaskStore.from_settings(settings))
 
     async def answer(self, call):
         request = call.request

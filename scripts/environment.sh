@@ -1,0 +1,64 @@
+# Sourced by the other scripts. `prepare EXTRAS` makes (or reuses) a virtual environment with the project in it and sets
+# VENV to its folder. FLORENCE2_SAM2_VENV chooses another folder than .venv, PYTHON another interpreter.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+
+# The embedded server's stubs exist for many versions, but need numpy 1, which ends with Python 3.12.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3 python3.12 python3.11; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  say "Python 3.11 or 3.12 is needed and was not found. Name one with PYTHON=…"
+  return 1
+}
+
+# Install system packages where that is allowed; otherwise print the line to type.
+install_packages() {
+  local command="apt-get install -y --no-install-recommends $*"
+  if ! command -v apt-get >/dev/null; then
+    say "Please install with your system's package manager what Debian calls: $*"
+    return 1
+  elif [ "$(id -u)" = 0 ]; then
+    say "Installing $*"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive $command -qq >/dev/null
+  elif sudo -n true 2>/dev/null; then
+    say "Installing $*"
+    sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive $command -qq >/dev/null
+  else
+    say "Two things need an administrator. Please type:"
+    say "  sudo apt-get update && sudo $command"
+    return 1
+  fi
+}
+
+system_packages() {
+  local python=$1 version missing=()
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=("python$version-venv")
+  # Triton's python stub is linked against this library, whoever built the interpreter.
+  "$python" -c "import ctypes; ctypes.CDLL('libpython$version.so.1.0')" 2>/dev/null || missing+=("libpython$version")
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+prepare() {
+  local extras=$1 python wanted stamp
+  python=$(find_python) || return 1
+  system_packages "$python" || return 1
+  VENV=$(realpath -m "${FLORENCE2_SAM2_VENV:-.venv}")
+  wanted=$(printf '%s ' "$extras" "$PWD"; cat pyproject.toml constraints.txt | sha256sum)
+  stamp="$VENV/florence2-sam2.installed"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    say "Setting up the environment in $VENV (once)"
+    [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" || return 1
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --editable ".[$extras]" || return 1
+    echo "$wanted" >"$stamp"
+  fi
+}

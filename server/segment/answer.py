@@ -1,0 +1,190 @@
+"""The `result` JSON of one call, in its full and its compact form. All coordinates run along pixel edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, mask_to_polygons, union_mask
+from florence2_sam2.server.inputs.pictures import data_url, encode_png_mask
+from florence2_sam2.server.segment.candidates import Candidate
+from florence2_sam2.server.segment.formats import coco_document, geojson_document, preview_png
+from florence2_sam2.server.segment.models import Floats, Pixels
+from florence2_sam2.server.segment.pipeline import Outcome
+from florence2_sam2.server.segment.request import SegmentRequest
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The call's outputs. `boxes` FP32 [N,4], `scores` FP32 [N] and `labels` are those of the objects, in order."""
+
+    result: Json
+    mask_png: bytes
+    boxes: Floats
+    scores: Floats
+    labels: list[str]
+
+
+def build_answer(
+    outcome: Outcome,
+    request: SegmentRequest,
+    picture: Pixels,
+    identities: dict[str, Json],
+    mask_url: Callable[[bytes], tuple[str, str | None]],
+) -> Answer:
+    """Write the answer.
+
+    Args:
+        picture: uint8 [H,W,3], for the preview.
+        identities: what the answer says of each model.
+        mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
+    """
+    options, kept = request.options, outcome.kept
+    frame = _Frame(outcome.width, outcome.height, options.normalized)
+    warnings = list(outcome.warnings)
+    polygons: list[list[Polygon]] = []
+    if not request.output_mask or {"geojson", "coco"} & set(options.formats):
+        polygons = [mask_to_polygons(_mask(candidate), request.polygon_precision) for candidate in kept]
+
+    result: Json = {
+        "image": {"width": outcome.width, "height": outcome.height},
+        "caption": outcome.caption,
+        "caption_source": outcome.caption_source,
+    }
+    if options.view == "compact":
+        result |= _compact(kept, None if request.output_mask else polygons, frame, options.formats)
+    else:
+        shown = None if request.output_mask else polygons
+        result["objects"] = [
+            _object(candidate, shown[index] if shown is not None else None, frame, options.formats)
+            for index, candidate in enumerate(kept)
+        ]
+    result["filtered"] = [_filtered(candidate, kept, frame) for candidate in outcome.dropped]
+
+    mask_png = b""
+    if request.output_mask:
+        union = union_mask([_mask(candidate) for candidate in kept], outcome.width, outcome.height)
+        mask_png = encode_png_mask(~union if options.invert_mask else union)
+        result["mask_url"], warning = mask_url(mask_png)
+        warnings += [warning] if warning else []
+    if "coco" in options.formats:
+        result["coco"] = coco_document(kept, outcome.width, outcome.height)
+    if "geojson" in options.formats:
+        result["geojson"] = geojson_document(kept, polygons, frame.points)
+    if "preview" in options.formats:
+        result["preview"] = data_url(preview_png(picture, kept))
+    result |= {
+        "parameters": request.parameters(),
+        "models": identities,
+        "warnings": warnings,
+        "timings_ms": {stage: round(value, 2) for stage, value in outcome.timings_ms.items()},
+    }
+    return Answer(
+        result,
+        mask_png,
+        np.array([frame.box(candidate.box) for candidate in kept], np.float32).reshape(-1, 4),
+        np.array([candidate.score for candidate in kept], np.float32),
+        [candidate.label for candidate in kept],
+    )
+
+
+def _mask(candidate: Candidate) -> CroppedMask:
+    assert candidate.mask is not None
+    return candidate.mask
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Coordinates as the caller wants them: pixels of the upright picture, or 0..1 of its sides."""
+
+    width: int
+    height: int
+    normalized: bool
+
+    def points(self, ring: np.ndarray) -> list[list[float]]:
+        """[n,2] x, y → JSON numbers; whole pixels are written as whole numbers."""
+        if not self.normalized:
+            whole = np.asarray(ring)
+            if np.issubdtype(whole.dtype, np.floating) and np.all(whole == np.rint(whole)):
+                whole = whole.astype(np.int64)
+            points: list[list[float]] = whole.tolist()
+            return points
+        scaled: list[list[float]] = np.round(
+            np.asarray(ring, np.float64) / [self.width, self.height], 6
+        ).tolist()
+        return scaled
+
+    def box(self, box: tuple[float, float, float, float]) -> list[float]:
+        (x1, y1), (x2, y2) = self.points(np.array(box, np.float64).reshape(2, 2))
+        return [x1, y1, x2, y2]
+
+
+def _object(
+    candidate: Candidate, polygons: list[Polygon] | None, frame: _Frame, formats: tuple[str, ...]
+) -> Json:
+    mask = _mask(candidate)
+    shown: Json = {
+        "label": candidate.label,
+        "box": frame.box(candidate.box),
+        "area_ratio": round(candidate.area_ratio, 6),
+        "score": round(candidate.score or 0.0, 6),
+        "mask_area": int(mask.area),
+    }
+    if polygons is not None:
+        shown["polygons"] = [
+            {"exterior": frame.points(part.exterior), "holes": [frame.points(hole) for hole in part.holes]}
+            for part in polygons
+        ]
+    return shown | _mask_formats(mask, formats)
+
+
+def _mask_formats(mask: CroppedMask, formats: tuple[str, ...]) -> Json:
+    extra: Json = {}
+    if "rle" in formats:
+        extra["rle"] = encode_rle(mask)
+    if "masks" in formats:
+        extra["mask"] = data_url(encode_png_mask(mask.full()))
+    return extra
+
+
+def _compact(
+    kept: list[Candidate], polygons: list[list[Polygon]] | None, frame: _Frame, formats: tuple[str, ...]
+) -> Json:
+    """Index-aligned lists. With polygons, an object of k parts stands there k times; without, once."""
+    parts: list[tuple[Candidate, Polygon | None]] = []
+    for index, candidate in enumerate(kept):
+        if polygons is None:
+            parts.append((candidate, None))
+        else:
+            parts += [(candidate, part) for part in polygons[index]]
+    view: Json = {}
+    if polygons is not None:
+        view["polygons"] = [frame.points(part.exterior) for _, part in parts if part is not None]
+        view["holes"] = [[frame.points(hole) for hole in part.holes] for _, part in parts if part is not None]
+    view["labels"] = [candidate.label for candidate, _ in parts]
+    view["boxes"] = [frame.box(candidate.box) for candidate, _ in parts]
+    view["scores"] = [round(candidate.score or 0.0, 6) for candidate, _ in parts]
+    extras = [_mask_formats(_mask(candidate), formats) for candidate, _ in parts]
+    for name in ("rle", "mask"):
+        if any(name in extra for extra in extras):
+            view[f"{name}s"] = [extra[name] for extra in extras]
+    return view
+
+
+def _filtered(candidate: Candidate, kept: list[Candidate], frame: _Frame) -> Json:
+    shown: Json = {
+        "label": candidate.label,
+        "box": frame.box(candidate.box),
+        "area_ratio": round(candidate.area_ratio, 6),
+        "score": None if candidate.score is None else round(candidate.score, 6),
+        "reason": candidate.reason,
+    }
+    winner = [index for index, other in enumerate(kept) if other is candidate.suppressed_by]
+    if winner:
+        shown["suppressed_by"] = winner[0]  # index into the objects
+    return shown

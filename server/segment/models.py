@@ -1,0 +1,71 @@
+"""What the pipeline asks of the models. Triton's BLS implements it in production (`triton_models.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]  # [H,W,3] RGB, upright
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One grounded phrase or detected class: xyxy in pixels. `dropped` says why the parser set it aside, if it did."""
+
+    label: str
+    box: tuple[float, float, float, float]
+    dropped: str | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Florence-2's answer to one task."""
+
+    text: str
+    regions: tuple[Region, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What a caller may change of the decoding; None means the checkpoint's own setting."""
+
+    num_beams: int | None = None
+    max_new_tokens: int | None = None
+    phrases: tuple[str, ...] | None = None
+    priority: str = "interactive"
+
+
+@dataclass(frozen=True)
+class Sam2Features:
+    """The image encoder's three maps of one picture, FP32 [1,C,h,w]."""
+
+    image_embeddings: Floats
+    high_res_features_0: Floats
+    high_res_features_1: Floats
+
+
+class Models(Protocol):
+    """One call a method; each may run beside others. Pixel arrays are never kept after the call returns."""
+
+    identities: dict[str, dict[str, Any]]
+
+    async def image_features(self, picture: Pixels) -> Floats:
+        """Florence-2's features of a picture, FP32 [1,T,D]."""
+
+    async def generate(
+        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+    ) -> Generated:
+        """Run one Florence-2 task on a picture's features. `size` is (width, height), the frame of the regions."""
+
+    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+        """SAM2's features of a picture."""
+
+    async def masks(
+        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
+    ) -> tuple[Floats, Floats]:
+        """Mask logits FP32 [N,s,s] and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""

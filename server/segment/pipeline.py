@@ -1,0 +1,237 @@
+"""The segment call: picture → caption → boxes → masks → what is left after the filters.
+
+Each stage's CPU work runs in a thread of `run`, so that one event loop serves many calls; between stages the call
+looks whether its caller is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from florence2_sam2.postprocess import CroppedMask, upsample_mask
+from florence2_sam2.server.errors import Cancelled
+from florence2_sam2.server.segment.candidates import (
+    Candidate,
+    drop_degenerate,
+    drop_empty,
+    drop_large,
+    drop_overlapping,
+    drop_uncertain,
+    open_candidates,
+)
+from florence2_sam2.server.segment.models import (
+    Floats,
+    Generated,
+    GenerationOptions,
+    Models,
+    Pixels,
+    Region,
+    Sam2Features,
+)
+from florence2_sam2.server.segment.request import SegmentRequest
+from florence2_sam2.server.segment.tiles import tile_windows, to_picture
+
+CAPTION = "<MORE_DETAILED_CAPTION>"
+GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
+DETECTION = "<OD>"
+CALLERS_LABEL = "object"  # what the caller's own boxes are called
+
+# Boxes per call of the mask decoder: 300 boxes must not need 300 boxes' activations at once.
+BOXES_AT_ONCE = 32
+
+STAGES = ("decode", "caption", "ground", "embed", "masks", "postprocess")
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Run a plain function in a worker thread."""
+
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]: ...
+
+
+@dataclass
+class Outcome:
+    """Everything an answer is made of. `candidates` keep the order in which they were found."""
+
+    width: int
+    height: int
+    caption: str
+    caption_source: str
+    candidates: list[Candidate]
+    warnings: list[str]
+    timings_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    @property
+    def kept(self) -> list[Candidate]:
+        return open_candidates(self.candidates)
+
+    @property
+    def dropped(self) -> list[Candidate]:
+        return [candidate for candidate in self.candidates if candidate.reason is not None]
+
+
+@dataclass
+class Pipeline:
+    """The stages of one server: its models, its worker threads, and whether SAM2's encoder runs beside the decoding."""
+
+    models: Models
+    run: Run
+    overlap_sam2: bool = False
+
+    async def __call__(
+        self, request: SegmentRequest, load: Callable[[], Pixels], cancelled: Callable[[], bool]
+    ) -> Outcome:
+        """Segment one picture. `load` gives its pixels and runs in a worker thread.
+
+        Raises:
+            ServiceError: whatever `load` or a model refuses; Cancelled when the caller has gone.
+        """
+        timings = dict.fromkeys(STAGES, 0.0)
+
+        def leave_if_cancelled() -> None:
+            if cancelled():
+                raise Cancelled("the caller has cancelled")
+
+        leave_if_cancelled()
+        with _clock(timings, "decode"):
+            picture = await self.run(load)
+        height, width = picture.shape[:2]
+        outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
+
+        embedding: asyncio.Task[Sam2Features] | None = None
+        try:
+            if self.overlap_sam2 and request.options.boxes is None:
+                embedding = asyncio.create_task(self.models.sam2_features(picture))
+            await self._find(request, picture, outcome, leave_if_cancelled)
+            drop_degenerate(outcome.candidates, width, height)
+            drop_large(outcome.candidates, width, height, request.area_threshold)
+            if outcome.kept:
+                leave_if_cancelled()
+                with _clock(timings, "embed"):
+                    features = await (embedding or self.models.sam2_features(picture))
+                    embedding = None
+                leave_if_cancelled()
+                with _clock(timings, "masks"):
+                    await self._segment(outcome, features, leave_if_cancelled)
+                leave_if_cancelled()
+                with _clock(timings, "postprocess"):
+                    await self.run(_choose_and_upsample, outcome, request)
+        finally:
+            if embedding is not None:
+                embedding.cancel()
+        leave_if_cancelled()
+        return outcome
+
+    async def _find(
+        self,
+        request: SegmentRequest,
+        picture: Pixels,
+        outcome: Outcome,
+        leave_if_cancelled: Callable[[], None],
+    ) -> None:
+        """Fill in the caption and the candidates."""
+        options, size = request.options, (outcome.width, outcome.height)
+        if options.boxes is not None:
+            outcome.caption_source = "none"
+            scale = np.array([*size, *size]) if options.normalized else np.ones(4)
+            boxes = np.array(options.boxes, np.float64).reshape(-1, 4) * scale
+            outcome.candidates = [Candidate(CALLERS_LABEL, tuple(map(float, box))) for box in boxes]
+            return
+
+        generation = GenerationOptions(
+            options.num_beams, options.max_new_tokens, options.phrases, options.priority
+        )
+        features: Floats | None = None
+        if options.task == "detection":
+            task, outcome.caption_source = DETECTION, "none"
+        elif options.phrases is not None:
+            task, outcome.caption_source = GROUNDING, "phrases"
+        else:
+            task = GROUNDING
+            if not request.caption:
+                with _clock(outcome.timings_ms, "caption"):
+                    features = await self.models.image_features(picture)
+                    leave_if_cancelled()
+                    written = await self.models.generate(features, size, CAPTION, "", generation)
+                outcome.caption, outcome.caption_source = written.text, "florence2"
+                outcome.warnings += written.warnings
+        leave_if_cancelled()
+        with _clock(outcome.timings_ms, "ground"):
+            if task == GROUNDING and not outcome.caption and options.phrases is None:
+                outcome.warnings.append(
+                    "caption: Florence-2 wrote an empty caption, so there is nothing to ground"
+                )
+                return
+            text = outcome.caption if task == GROUNDING else ""
+            if features is None:
+                features = await self.models.image_features(picture)
+            leave_if_cancelled()
+            found = await self.models.generate(features, size, task, text, generation)
+            self._take(outcome, found)
+            for window in tile_windows(*size, options.tiles):
+                leave_if_cancelled()
+                x1, y1, x2, y2 = window
+                features = await self.models.image_features(np.ascontiguousarray(picture[y1:y2, x1:x2]))
+                found = await self.models.generate(features, (x2 - x1, y2 - y1), task, text, generation)
+                self._take(outcome, to_picture(found, window, size))
+
+    @staticmethod
+    def _take(outcome: Outcome, found: Generated) -> None:
+        outcome.candidates += [_candidate(region) for region in found.regions]
+        outcome.warnings += [text for text in found.warnings if text not in outcome.warnings]
+
+    async def _segment(
+        self, outcome: Outcome, features: Sam2Features, leave_if_cancelled: Callable[[], None]
+    ) -> None:
+        """Give each open candidate its mask logits and score."""
+        candidates = outcome.kept
+        for start in range(0, len(candidates), BOXES_AT_ONCE):
+            leave_if_cancelled()
+            chunk = candidates[start : start + BOXES_AT_ONCE]
+            boxes = np.array([candidate.box for candidate in chunk], np.float32)
+            logits, scores = await self.models.masks(features, boxes, (outcome.width, outcome.height))
+            for candidate, mask, score in zip(chunk, logits, scores, strict=True):
+                candidate.logits, candidate.score = mask, float(score)
+
+
+def _candidate(region: Region) -> Candidate:
+    return Candidate(region.label, region.box, reason=region.dropped)
+
+
+def _choose_and_upsample(outcome: Outcome, request: SegmentRequest) -> None:
+    """The filters behind SAM2, and full-size masks for what they need and what they leave."""
+    drop_empty(outcome.candidates)
+    drop_uncertain(outcome.candidates, request.confidence_threshold)
+    form = request.options.nms
+    if form == "box":  # masks of suppressed boxes are never made
+        drop_overlapping(outcome.candidates, form, request.nms_threshold)
+    for candidate in outcome.kept:
+        assert candidate.logits is not None
+        candidate.mask = _mask(candidate.logits, outcome)
+        if candidate.mask.area == 0:  # nothing of it is left at the picture's own, smaller size
+            candidate.reason = "empty_mask"
+    if form != "box":
+        drop_overlapping(outcome.candidates, form, request.nms_threshold)
+    for candidate in outcome.candidates:
+        candidate.logits = None
+
+
+def _mask(logits: Floats, outcome: Outcome) -> CroppedMask:
+    return upsample_mask(logits, outcome.width, outcome.height)
+
+
+@contextmanager
+def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[stage] += (time.perf_counter() - start) * 1e3

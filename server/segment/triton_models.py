@@ -1,0 +1,89 @@
+"""The pipeline's models as the other models of the same Triton server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from florence2_sam2.server import manifest
+from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.segment.models import (
+    Floats,
+    Generated,
+    GenerationOptions,
+    Pixels,
+    Region,
+    Sam2Features,
+)
+from florence2_sam2.server.segment.pipeline import Run
+from florence2_sam2.server.triton import bls
+from florence2_sam2.server.triton.tensors import bytes_array
+
+MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
+
+
+class TritonModels:
+    """Implements `Models` through BLS calls; resizing runs in worker threads."""
+
+    def __init__(self, repository: Path, run: Run) -> None:
+        """Read the manifests of the two checkpoints.
+
+        Raises:
+            ManifestError: a half of the repository is missing or damaged.
+        """
+        self._run = run
+        self._florence2 = manifest.read_florence2(repository)
+        self._sam2 = manifest.read_sam2(repository)
+        self.identities: dict[str, dict[str, Any]] = {
+            "florence2": dict(self._florence2.identity()),
+            "sam2": dict(self._sam2.identity()),
+        }
+
+    async def image_features(self, picture: Pixels) -> Floats:
+        pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)
+        answer = await bls.call(
+            "florence2_vision_encoder", {"pixel_values": pixel_values}, ["image_features"]
+        )
+        return answer["image_features"]
+
+    async def generate(
+        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+    ) -> Generated:
+        wanted = {
+            "num_beams": options.num_beams,
+            "max_new_tokens": options.max_new_tokens,
+            "phrases": options.phrases if task == "<CAPTION_TO_PHRASE_GROUNDING>" else None,
+            "priority": options.priority,
+        }
+        inputs = {
+            "image_features": features,
+            "image_size": np.array(size, np.int32),
+            "task": bytes_array([task.encode()]),
+            "text": bytes_array([text.encode()]),
+            "options": bytes_array([json.dumps({k: v for k, v in wanted.items() if v is not None}).encode()]),
+        }
+        answer = await bls.call("florence2", inputs, ["text", "regions", "info"])
+        regions = json.loads(answer["regions"][0])
+        return Generated(
+            text=answer["text"][0].decode(),
+            regions=tuple(
+                Region(row["label"], tuple(row["box"]), row["dropped"]) for row in regions if "box" in row
+            ),
+            warnings=tuple(json.loads(answer["info"][0])["warnings"]),
+        )
+
+    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+        pixel_values = await self._run(to_pixel_values, picture, self._sam2.image)
+        answer = await bls.call("sam2_image_encoder", {"pixel_values": pixel_values}, MAPS)
+        return Sam2Features(*(answer[name] for name in MAPS))
+
+    async def masks(
+        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
+    ) -> tuple[Floats, Floats]:
+        inputs = {name: getattr(features, name) for name in MAPS}
+        inputs["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
+        answer = await bls.call("sam2_mask_decoder", inputs, ["mask_logits", "scores"])
+        return answer["mask_logits"], answer["scores"]
