@@ -1,1 +1,35 @@
+"""The client: pictures in, typed results out. Needs numpy, Pillow and tritonclient only."""
 
+from florence2_sam2.client.errors import (
+    CannotConnect,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    RequestCancelled,
+    SegmenterError,
+    ServerError,
+    ServerOverloaded,
+)
+from florence2_sam2.client.images import Picture
+from florence2_sam2.client.request import Settings
+from florence2_sam2.client.results import FilteredObject, Polygon, Segmentation, SegmentedObject
+from florence2_sam2.client.segmenter import AsyncSegmenter, Segmenter
+
+__all__ = [
+    "AsyncSegmenter",
+    "CannotConnect",
+    "DeadlineExceeded",
+    "FilteredObject",
+    "InvalidRequest",
+    "ModelNotFound",
+    "Picture",
+    "Polygon",
+    "RequestCancelled",
+    "Segmentation",
+    "SegmentedObject",
+    "Segmenter",
+    "SegmenterError",
+    "ServerError",
+    "ServerOverloaded",
+    "Settings",
+]

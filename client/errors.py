@@ -1,0 +1,116 @@
+"""What a call can fail with: one class for each thing a caller can do about it.
+
+    SegmenterError
+    ├── InvalidRequest      the request is wrong: mend it           INVALID_ARGUMENT
+    ├── CannotConnect       no server answers there, or it left     UNAVAILABLE, said by the channel
+    ├── ServerOverloaded    the server refused it: try again later  UNAVAILABLE, said by the server
+    ├── DeadlineExceeded    `timeout` has passed                    DEADLINE_EXCEEDED
+    ├── RequestCancelled    the call was cancelled                  CANCELLED
+    ├── ModelNotFound       that server has no `segment` model      NOT_FOUND
+    └── ServerError         a fault of the server's                 INTERNAL and every other code
+
+Mistakes that need no server to be seen are Python's own errors: a file that is not there is
+FileNotFoundError, an object that is no picture is TypeError, an array of the wrong form is ValueError.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tritonclient.utils import InferenceServerException
+
+# What gRPC's own channel says when it is not the server that answered UNAVAILABLE. The status alone does not
+# tell (nor does the debug string of newer grpcio), so its wording has to.
+_FROM_THE_CHANNEL = re.compile(
+    r"failed to connect to all addresses|errors resolving|(dns|name) resolution (failed|failure)"
+    r"|socket closed|connection (reset|refused|aborted|attempt timed out|closed)|broken pipe|goaway"
+    r"|cancelling all calls|keepalive|(recv|send)msg:|transport (closed|is closing)|channel (closed|is shut)"
+    r"|ssl|handshake|no route to host|network is unreachable",
+    re.IGNORECASE,
+)
+# A server's message that names a field begins with it: "area_threshold: must be …".
+_FIELD = re.compile(r"([a-z][a-z0-9_.]*(?:\[\d+\])*): ")
+
+
+class SegmenterError(Exception):
+    """Base of all. `message` is one sentence, `code` the gRPC status it came from."""
+
+    code = "UNKNOWN"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequest(SegmenterError):
+    """The server refused the request as wrong. `field` is the input it names, None when it names none."""
+
+    code = "INVALID_ARGUMENT"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        named = _FIELD.match(message)
+        self.field: str | None = named[1] if named else None
+
+
+class CannotConnect(SegmenterError):
+    """Nothing answers at the address, or the connection broke while the call was under way."""
+
+    code = "UNAVAILABLE"
+
+
+class ServerOverloaded(SegmenterError):
+    """The server has no room now and has done nothing for the request; the same request may pass later."""
+
+    code = "UNAVAILABLE"
+
+
+class DeadlineExceeded(SegmenterError):
+    """The timeout has passed, here or at the server. The server stops working on the request."""
+
+    code = "DEADLINE_EXCEEDED"
+
+
+class RequestCancelled(SegmenterError):
+    """The call was cancelled before it was answered."""
+
+    code = "CANCELLED"
+
+
+class ModelNotFound(SegmenterError):
+    """A Triton server answers there, but it does not serve the model."""
+
+    code = "NOT_FOUND"
+
+
+class ServerError(SegmenterError):
+    """The server failed, or its answer could not be understood. `code` is the status it gave."""
+
+    code = "INTERNAL"
+
+    def __init__(self, message: str, code: str = "INTERNAL") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_BY_CODE: dict[str, type[SegmenterError]] = {
+    error.code: error
+    for error in (InvalidRequest, ServerOverloaded, DeadlineExceeded, RequestCancelled, ModelNotFound)
+}
+
+
+def from_status(code: str, message: str, address: str) -> SegmenterError:
+    """The error for a gRPC status `code` ("UNAVAILABLE" …) with the `message` that came with it."""
+    if code == "UNAVAILABLE" and _FROM_THE_CHANNEL.search(message):
+        return CannotConnect(f"no connection to {address}: {message}")
+    if code == "DEADLINE_EXCEEDED" and message in ("", "Deadline Exceeded"):
+        return DeadlineExceeded(f"{address} did not answer in time")
+    if code in _BY_CODE:
+        return _BY_CODE[code](message)
+    return ServerError(message, code)
+
+
+def from_triton(error: InferenceServerException, address: str) -> SegmenterError:
+    """The same for the one exception class that tritonclient raises."""
+    code = str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    return from_status(code, str(error.message() or ""), address)
