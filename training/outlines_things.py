@@ -197,10 +197,10 @@ def umbrella(rng: np.random.Generator, form: int) -> list[Part]:
     depth = [0.95, 0.7, 1.1][form]
     stick = Part(line(0, -0.95, 0, 0.75, 0.07), "wood")
     hook = Part(arc(-0.16, 0.75, 0.16, 0.2, 0, 180, 0.08), "wood")
-    dome = [p for p in ellipse(0, 0, 0.98, depth, 180, 359)]
+    dome = ellipse(0, 0, 0.98, depth, 180, 359)
     ribs = [3, 4, 3][form]
     edge = [(1.0 - 2.0 * (i + 0.5 * j) / ribs, -0.16 * j * (form != 1)) for i in range(ribs) for j in (0, 1)]
-    canopy = np.concatenate([np.array(dome), smooth(*edge, (-1.0, 0.0), closed=False)]) - np.array([0, 0.02])
+    canopy = np.concatenate([dome, smooth(*edge, (-1.0, 0.0), closed=False)]) - np.array([0, 0.02])
     panel = polygon((0, -depth), (0.33, -0.1), (-0.33, -0.1))
     return [stick, hook, Part(canopy), Part(panel, "light" if form else "dark")]
 

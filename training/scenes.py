@@ -6,7 +6,7 @@ and for each thing its phrase, box and mask. The same generator state gives the 
 OpenCV are needed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -65,6 +65,19 @@ class Scene:
         return [Mention(p, np.stack([o.box for o in g]) / scale, g[0].kind) for p, g in groups.items()]
 
 
+def squeezed(scene: Scene, side: int) -> Scene:
+    """The scene resized to a square without regard to its aspect, as the models' processors do."""
+    height, width = scene.image.shape[:2]
+    scale = np.array([side / width, side / height] * 2, np.float32)
+
+    def resize(mask: np.ndarray) -> np.ndarray:
+        return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR) > 0.5
+
+    objects = [replace(o, box=o.box * scale, mask=resize(o.mask)) for o in scene.objects]
+    image = cv2.resize(scene.image, (side, side), interpolation=cv2.INTER_CUBIC)
+    return replace(scene, image=image, objects=objects)
+
+
 @dataclass
 class _Plan:
     """A thing before it is painted: which group it belongs to, and its sprite, already positioned."""
@@ -94,7 +107,7 @@ def _choose_size(rng: np.random.Generator, total: int, on_table: bool) -> float:
     """The longer side of a thing as a fraction of the picture's shorter side: 0.04 to 0.6, less in a crowd."""
     if rng.random() < 0.05:
         return float(rng.uniform(0.04, 0.1))
-    low, high = {1: (0.18, 0.6), 2: (0.16, 0.5), 3: (0.14, 0.44), 4: (0.13, 0.38)}.get(total, (0.12, 0.32))
+    low, high = {1: (0.22, 0.6), 2: (0.19, 0.5), 3: (0.17, 0.44), 4: (0.15, 0.38)}.get(total, (0.13, 0.32))
     if on_table:
         high = min(high, 0.36)
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))

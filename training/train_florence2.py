@@ -1,0 +1,207 @@
+"""Train the small Florence-2: `python -m florence2_sam2.training.train_florence2 --minutes 90 --output DIR`.
+
+Two phases by the clock. First the vision tower learns with a throw-away head what is where (see dense.py):
+shorter than until it names most things, and the decoder never learns to look. Then everything learns to
+caption, to ground phrases and, a little, to detect. One run of the vision tower serves all tasks of a picture.
+Locations are scored against Gaussians over the bins, wide at first and narrow at the end.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
+
+from florence2_sam2.training.captions import (
+    BINS,
+    CAPTION_PROMPT,
+    detection_example,
+    grounding_example,
+)
+from florence2_sam2.training.dense import DenseHead, divergence, soft_bins, stack_targets
+from florence2_sam2.training.florence2 import IMAGE_TOKENS, SIDE, new_model, start_from
+from florence2_sam2.training.images import to_pixels
+from florence2_sam2.training.initialise import optimiser
+from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state, set_rate
+from florence2_sam2.training.scenes import Scene, draw_scene, squeezed
+from florence2_sam2.training.tokenizer import make_tokenizer, save_processor
+
+SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
+DETECTION_SHARE = 0.12
+
+
+def draw(rng: np.random.Generator) -> Scene:
+    """A scene for the model's square: half of them drawn so, half of another aspect and squeezed."""
+    if rng.random() < 0.5:
+        return draw_scene(rng, SIDE)
+    stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
+    return squeezed(draw_scene(rng, round(SIDE * stretch), round(SIDE / stretch)), SIDE)
+
+
+class TextLoss:
+    """Next-token losses of prompts and answers, given the image tokens."""
+
+    def __init__(self, model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        first = tokenizer.convert_tokens_to_ids("<loc_0>")
+        self.locations = slice(first, first + BINS)
+
+    def _encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        wrapped = [f"<s>{t}</s>" for t in texts]
+        encoded = self.tokenizer(wrapped, add_special_tokens=False, padding=True, return_tensors="pt")
+        return encoded.input_ids, encoded.attention_mask
+
+    def __call__(
+        self, features: torch.Tensor, prompts: list[str], answers: list[str], sigma: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses of the words of the first half of the rows (captions), of the other words, and of locations.
+
+        `features` [R, T, D] belongs to the R prompts row by row; `sigma` is in location bins.
+        """
+        body = self.model.model
+        ids, mask = self._encode(prompts)
+        labels, label_mask = self._encode(answers)
+        embedded = torch.cat([features, body.language_model.shared(ids)], 1)
+        seen = torch.cat([torch.ones(features.shape[:2], dtype=mask.dtype), mask], 1)
+        shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], 1)  # `</s>` starts the decoder
+        hidden = body(
+            inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False
+        ).last_hidden_state
+        scored = label_mask.bool()
+        scored[:, 0] = False  # `<s>` is forced in generation
+        log_words = F.log_softmax(self.model.lm_head(hidden[scored]), -1)
+        truth = labels[scored]
+        located = (truth >= self.locations.start) & (truth < self.locations.stop)
+        captions = (torch.arange(len(labels))[:, None] < len(labels) // 2).expand_as(scored)[scored]
+        word_loss = -log_words.gather(1, truth[:, None])[:, 0]
+        places = (truth[located] - self.locations.start + 0.5) / BINS
+        place_loss = divergence(log_words[located][:, self.locations], soft_bins(places, sigma))
+        return word_loss[captions].mean(), word_loss[~captions & ~located].mean(), place_loss
+
+
+def located_example(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
+    """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
+    if rng.random() < DETECTION_SHARE:
+        return detection_example(rng, scene.mentions())
+    return grounding_example(rng, scene.mentions(), scene.background)
+
+
+class Trainer:
+    """The model, the throw-away head and the random numbers of one run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        torch.manual_seed(options.seed)
+        self.rng = np.random.default_rng(options.seed)
+        self.tokenizer = make_tokenizer()
+        self.model = new_model(self.tokenizer)
+        self.head = DenseHead()
+        self.text_loss = TextLoss(self.model, self.tokenizer)
+        self.modules: dict[str, nn.Module] = {"model": self.model, "head": self.head}
+        self.log = Log(options.output / "log.jsonl")
+        self.state = options.output / "state.pt"
+        self.step, elapsed = 0, 0.0
+        if options.init:
+            start_from(self.model, self.tokenizer, options.init)
+        if self.state.exists():
+            facts = load_state(self.state, self.modules, self.rng)
+            self.step, elapsed = facts["step"], facts["elapsed"]
+        self.clock = Clock(options.vision_minutes + options.minutes, elapsed)
+
+    def dense_loss(self, scenes: list[Scene], sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The head's loss and the image tokens [B, T, D]."""
+        features = self.model.model.get_image_features(to_pixels([s.image for s in scenes])).pooler_output
+        shared = self.model.model.language_model.shared.weight
+        loss, facts = self.head.loss(features, stack_targets(scenes), shared[self.text_loss.locations], sigma)
+        self.log.add(**facts)
+        return loss, features
+
+    def joint_loss(self, scenes: list[Scene], fraction: float) -> torch.Tensor:
+        """Caption, one located example, and the head's loss at a third, for each scene."""
+        sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
+        dense, features = self.dense_loss(scenes, sigma)
+        located = [located_example(self.rng, s) for s in scenes]
+        prompts = [CAPTION_PROMPT] * len(scenes) + [p for p, _ in located]
+        answers = [s.caption for s in scenes] + [a for _, a in located]
+        told, named, placed = self.text_loss(features.repeat(2, 1, 1), prompts, answers, sigma)
+        self.log.add(caption=told.detach(), phrase=named.detach(), location=placed.detach())
+        return 0.3 * dense + told + 0.5 * named + placed
+
+    def phase(self, name: str, until: float, rate: float, batch: int) -> None:
+        """Train until that many minutes have passed; each phase has its own learning-rate cosine."""
+        begin = 0.0 if name == "vision" else self.options.vision_minutes
+        body = self.model.model
+        parameters = list(self.head.parameters())
+        if name == "vision":
+            towers = (body.vision_tower, body.multi_modal_projector)
+            parameters += [p for t in towers for p in t.parameters()] + [body.language_model.shared.weight]
+        else:
+            parameters += list(self.model.parameters())
+        optimizer, since, saved = optimiser(parameters, rate), self.step, self.clock.elapsed
+        while self.clock.elapsed < until:
+            fraction = (self.clock.elapsed - begin) / (until - begin)
+            set_rate(optimizer, learning_rate(rate, self.step - since, fraction))
+            scenes = [draw(self.rng) for _ in range(batch)]
+            loss = (
+                self.dense_loss(scenes, SIGMA_WIDE)[0]
+                if name == "vision"
+                else self.joint_loss(scenes, fraction)
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            self.step += 1
+            if self.log.due():
+                self.log.write(phase=name, minutes=self.clock.elapsed, step=self.step)
+            if self.clock.elapsed - saved > self.options.save_every:
+                saved = self.clock.elapsed
+                save_state(self.state, self.modules, self.rng, step=self.step, elapsed=saved)
+        save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed)
+
+    def run(self) -> None:
+        self.model.train()
+        vision, joint = self.options.vision_minutes, self.options.minutes
+        if self.clock.elapsed < vision:
+            self.phase("vision", vision, self.options.vision_rate, self.options.vision_batch)
+        self.phase("joint", vision + joint, self.options.rate, self.options.batch)
+
+
+def export(
+    model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """An ordinary checkpoint folder in float16, with its processor and generation settings."""
+    copy = Florence2ForConditionalGeneration(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.generation_config = model.generation_config
+    copy.half().save_pretrained(folder)
+    save_processor(tokenizer, SIDE, IMAGE_TOKENS, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vision-minutes", type=float, default=25, help="of the vision tower alone")
+    parser.add_argument("--minutes", type=float, default=65, help="of everything together, afterwards")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--vision-rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--vision-batch", type=int, default=16, help="scenes a step")
+    parser.add_argument("--batch", type=int, default=8, help="scenes a step")
+    parser.add_argument("--init", default="", help="a small checkpoint folder to start from")
+    parser.add_argument("--save-every", type=float, default=5, help="minutes")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    trainer = Trainer(options)
+    trainer.run()
+    export(trainer.model, trainer.tokenizer, options.output / "checkpoint")
+
+
+if __name__ == "__main__":
+    main()
