@@ -15,21 +15,11 @@ from florence2_sam2.server.inputs import exif
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 ORIENTATION, SAMPLES, SAMPLE_FORMAT = 274, 277, 339
 TILE_WIDTH, TILE_HEIGHT = 322, 323
-STRIPS = (273, 279, 324, 325)  # offsets and byte counts of strips and of tiles
 
 _KEPT = {
-    *(
-        WIDTH,
-        HEIGHT,
-        BITS,
-        COMPRESSION,
-        PHOTOMETRIC,
-        SAMPLES,
-        SAMPLE_FORMAT,
-        TILE_WIDTH,
-        TILE_HEIGHT,
-        *STRIPS,
-    ),
+    *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT),
+    *(TILE_WIDTH, TILE_HEIGHT),
+    *(273, 279, 324, 325),  # where strips and tiles are, and their lengths
     266,  # bit order within bytes
     278,  # rows per strip
     284,  # planar or interleaved
@@ -40,22 +30,10 @@ _KEPT = {
     *(347, 512, 513, 514, 515, 517, 518, 519, 520, 521),  # JPEG tables
     *(529, 530, 531, 532),  # YCbCr
 }
-_TYPES = {
-    1: "B",
-    2: "B",
-    3: "H",
-    4: "I",
-    5: "II",
-    6: "b",
-    7: "B",
-    8: "h",
-    9: "i",
-    13: "I",
-    16: "Q",
-    17: "q",
-    18: "Q",
-}
-_MAX_STRIPS = 2**18  # 16×16 tiles of 64 megapixels
+# Field types by number, in the letters of `struct`. Floats are not among them: no kept tag has any.
+_TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i"}
+_TYPES |= {13: "I", 16: "Q", 17: "q", 18: "Q"}  # BigTIFF
+_MAX_VALUES = 2**18  # of one tag: the offsets of 16×16 tiles of 64 megapixels
 
 
 class DamagedTiff(ValueError):
@@ -94,9 +72,6 @@ def first_page(data: bytes, check: Callable[[int, int], None]) -> tuple[bytes, i
     photometric = value(PHOTOMETRIC, 0)
     if photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 0 and bits == {16}):
         raise DamagedTiff("is a TIFF in a colour space that is not supported: save it as grey, RGB or CMYK")
-    for tag in STRIPS:
-        if tag in entries and entries[tag][1] > _MAX_STRIPS:
-            raise DamagedTiff(f"is a TIFF of more than {_MAX_STRIPS} strips or tiles: save it again")
 
     orientation = value(ORIENTATION, exif.UPRIGHT)
     kept = {tag: entry for tag, entry in entries.items() if tag in _KEPT}
@@ -122,6 +97,8 @@ def _directory(data: bytes, order: str, big: bool) -> dict[int, _Entry]:
         tag, kind, length = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, position)
         if kind not in _TYPES or tag in entries or tag not in _KEPT | {ORIENTATION}:
             continue
+        if length > _MAX_VALUES:
+            raise DamagedTiff(f"is a TIFF of more than {_MAX_VALUES} strips or tiles: save it again")
         at = position + step - inline
         if length * _width(kind) > inline:
             (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, at)
