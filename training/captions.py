@@ -5,6 +5,7 @@ thing to the ones before it, and no two things share article, size and colour un
 that repeats. `repeated_trigram` checks the words.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,3 +118,15 @@ def detection_example(rng: np.random.Generator, mentions: Sequence[Mention]) -> 
     for m in mentions:
         by_kind.setdefault(m.kind, []).append(m.boxes)
     return DETECTION_PROMPT, answer([Mention(k, np.concatenate(b)) for k, b in by_kind.items()])
+
+
+def parse_answer(text: str) -> list[Mention]:
+    """The inverse of `answer`; a phrase with fewer than four locations is dropped, and so is a remainder of four."""
+    mentions = []
+    for phrase, run in re.findall(r"([^<>]+)((?:<loc_\d+>)+)", text):
+        bins = [int(b) for b in re.findall(r"<loc_(\d+)>", run)]
+        whole = len(bins) // 4 * 4
+        if whole:
+            boxes = (np.array(bins[:whole], float).reshape(-1, 4) + 0.5) / BINS
+            mentions.append(Mention(phrase.strip(), boxes))
+    return mentions

@@ -4,6 +4,7 @@ Coordinates are unit coordinates, x to the right and y down, roughly within [-1,
 returns a closed polygon as float64 [N, 2] with enough points that bending it later looks smooth.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,10 @@ class Part:
     points: Points
     tone: str = "main"
     hole: bool = False
+
+
+Outline = Callable[[np.random.Generator, int], list[Part]]
+"""Draws one kind of thing: random numbers and the number of its form, to the parts in painting order."""
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0, stop: float = 360) -> Points:

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
-from florence2_sam2.training.outlines_nature import NATURE, Outline
-from florence2_sam2.training.outlines_things import THINGS
+from florence2_sam2.training.geometry import Outline
+from florence2_sam2.training.outlines_animals import ANIMALS
+from florence2_sam2.training.outlines_household import HOUSEHOLD
+from florence2_sam2.training.outlines_outdoors import OUTDOORS
+from florence2_sam2.training.outlines_plants import PLANTS
+from florence2_sam2.training.outlines_shapes import SHAPES
 
 
 @dataclass(frozen=True)
@@ -14,4 +18,6 @@ class Forms:
     count: int = 3
 
 
-OUTLINES: dict[str, Forms] = {kind: Forms(draw) for kind, draw in (NATURE | THINGS).items()}
+OUTLINES: dict[str, Forms] = {
+    kind: Forms(draw) for kind, draw in (PLANTS | ANIMALS | HOUSEHOLD | OUTDOORS | SHAPES).items()
+}

@@ -42,9 +42,9 @@ SPECIAL_TOKENS = (
 _BANNED = """it I me mine you your yours he him his she her hers they them their theirs one oneself we us our ours
 its theirs myself yourself himself herself itself ourselves yourselves themselves this that these those who whom
 whose which what all another any anybody anyone anything each everybody everyone everything few many nobody none
-several some somebody someone something image images the a an lots""".split()
+several some somebody someone something image images the a an lots"""
 BANNED_PHRASES = sorted(
-    {*_BANNED, "each other", "one another", "the image", "a group", "other objects", "a set"}
+    {*_BANNED.split(), "each other", "one another", "the image", "a group", "other objects", "a set"}
 )
 POST_PROCESSING: dict[str, dict[str, Any]] = {
     "ocr": {"PATTERN": r"(.+?)" + r"<loc_(\d+)>" * 8, "AREA_THRESHOLD": 0.0},
