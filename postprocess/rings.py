@@ -1,0 +1,106 @@
+"""Exact outlines: the rings of pixel edges between the True and the False pixels of a mask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def doubled_area(ring: NDArray[np.int32]) -> int:
+    """Twice the signed area of a ring [n, 2] of (x, y), by the shoelace formula: exact."""
+    points = ring.astype(np.int64)
+    following = np.roll(points, -1, axis=0)
+    return int((points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]).sum())
+
+
+def trace_rings(bits: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
+    """All outlines of a mask as simple rings.
+
+    The corners of the outline are found for the whole mask at once. Along each row of the pixel lattice two corners
+    at a time bound a horizontal edge, along each column a vertical one, and an outline alternates between the two.
+    Where four edges meet, two True pixels touch at a corner only: the point counts as two corners, and the outline
+    turns so as to keep them apart. An outline that comes back to such a point is cut there into simple rings.
+
+    Args:
+        bits: bool [h, w].
+
+    Returns:
+        Rings int32 [n, 2] of (x, y) corners with x in 0…w and y in 0…h, no three in a row on a line, no point twice.
+        Exteriors have a positive shoelace area, holes a negative one: one exterior for each 4-connected part.
+    """
+    padded = np.zeros((bits.shape[0] + 2, bits.shape[1] + 2), dtype=np.bool_)
+    padded[1:-1, 1:-1] = bits
+    vertical = padded[:, :-1] != padded[:, 1:]  # edges above (row y) and below (row y + 1) lattice point y
+    horizontal = padded[:-1] != padded[1:]  # likewise to the left (column x) and to the right (column x + 1)
+    corner = (vertical[:-1] | vertical[1:]) & (horizontal[:, :-1] | horizontal[:, 1:])
+    lattice_width = corner.shape[1]
+    point = np.flatnonzero(corner)
+    y, x = np.divmod(point, lattice_width)
+    crossing = vertical[y, x] & vertical[y + 1, x]
+
+    point, y, x = (np.repeat(values, 1 + crossing) for values in (point, y, x))
+    again = np.append(False, point[1:] == point[:-1]) if len(point) else np.zeros(0, dtype=np.bool_)
+    # Of two corners at one point the first ends the edge on the left, the second begins the one on the right. Which
+    # of them has the edge above depends on which two of the four pixels are True.
+    mask_right_above = padded[y, x + 1]
+    twofold = np.repeat(crossing, 1 + crossing)
+    lower = again ^ (twofold & mask_right_above)
+    by_column = np.argsort((x * corner.shape[0] + y) * 2 + lower, kind="stable")
+    vertical_partner = np.empty(len(point), dtype=np.int64)
+    vertical_partner[by_column[0::2]] = by_column[1::2]
+    vertical_partner[by_column[1::2]] = by_column[0::2]
+
+    left = np.arange(0, len(point), 2)
+    rightwards = padded[y[left] + 1, x[left] + 1]  # the mask is below the edge
+    start = np.where(rightwards, left, left + 1)
+    stop = start ^ 1
+    order, lengths = _cycles(vertical_partner[stop] // 2)
+    corners = np.stack([start[order], stop[order]], axis=1).reshape(-1)
+    bounds = np.cumsum(2 * lengths)[:-1]
+
+    ring_of = np.empty(len(point), dtype=np.int64)
+    ring_of[corners] = np.repeat(np.arange(len(lengths)), 2 * lengths)
+    second = np.flatnonzero(again)
+    cut = set(ring_of[second[ring_of[second] == ring_of[second - 1]]].tolist())
+    rings = []
+    for index, path in enumerate(np.split(point[corners], bounds) if len(lengths) else []):
+        for ring in _simple_rings(path.tolist()) if index in cut else [path]:
+            rings.append(np.stack(np.divmod(ring, lattice_width)[::-1], axis=1).astype(np.int32))
+    return rings
+
+
+def _cycles(successor: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The cycles of a permutation: its elements, cycle after cycle, and the cycles' lengths."""
+    following: list[int] = successor.tolist()
+    seen = bytearray(len(following))
+    order: list[int] = []
+    lengths: list[int] = []
+    for first in range(len(following)):
+        if seen[first]:
+            continue
+        before = len(order)
+        element = first
+        while not seen[element]:
+            seen[element] = 1
+            order.append(element)
+            element = following[element]
+        lengths.append(len(order) - before)
+    return np.array(order, dtype=np.int64), np.array(lengths, dtype=np.int64)
+
+
+def _simple_rings(path: list[int]) -> list[NDArray[np.int64]]:
+    """Cut a closed path that visits some points more than once into rings that do not."""
+    rings = []
+    ring: list[int] = []
+    position: dict[int, int] = {}
+    for point in path:
+        if point in position:
+            loop = ring[position[point] :]
+            rings.append(np.array(loop, dtype=np.int64))
+            del ring[position[point] :]
+            for visited in loop:
+                del position[visited]
+        position[point] = len(ring)
+        ring.append(point)
+    rings.append(np.array(ring, dtype=np.int64))
+    return rings
