@@ -149,7 +149,7 @@ def test_uncertain_and_empty_masks_have_reasons() -> None:
     sure, unsure, thin = (
         Region("a", (0, 0, 50, 50)),
         Region("b", (60, 0, 99, 50)),
-        Region("c", (120, 10, 120.5, 50)),
+        Region("c", (121, 10, 121.5, 50)),
     )
     models = DrawnModels([sure, unsure, thin], {unsure.box: 0.4999, sure.box: 0.5})
     assert reasons(segment(models)) == [None, "confidence", "empty_mask"]

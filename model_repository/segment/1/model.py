@@ -8,7 +8,7 @@ from florence2_sam2.server.segment.request import THRESHOLDS
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.segment.triton_models import TritonModels
 from florence2_sam2.server.settings import Settings
-from florence2_sam2.server.store import MaskStore
+from florence2_sam2.server.store import open_store
 from florence2_sam2.server.triton import tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
 
@@ -20,7 +20,7 @@ class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
         models = TritonModels(self.repository, self.in_pool)
-        self.segment = SegmentService(models, self.in_pool, settings, MaskStore.from_settings(settings))
+        self.segment = SegmentService(models, self.in_pool, settings, open_store(settings))
 
     async def answer(self, call):
         request = call.request

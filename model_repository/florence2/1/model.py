@@ -1,0 +1,65 @@
+"""`florence2`: any Florence-2 task on a picture, or on the features that `florence2_vision_encoder` made of one.
+
+All requests decode together in one engine (see `florence2_sam2.server.florence2`).
+"""
+
+import asyncio
+import json
+
+import numpy as np
+
+from florence2_sam2.server import manifest
+from florence2_sam2.server.errors import InvalidRequest
+from florence2_sam2.server.florence2 import Florence2
+from florence2_sam2.server.florence2_options import parse_options
+from florence2_sam2.server.inputs.pictures import decode_picture
+from florence2_sam2.server.preprocess import to_pixel_values
+from florence2_sam2.server.settings import Settings
+from florence2_sam2.server.triton import bls, tensors
+from florence2_sam2.server.triton.async_model import AsyncModel
+
+
+class TritonPythonModel(AsyncModel):
+    async def start(self):
+        self.settings = Settings.from_environment()
+        self.spec = manifest.Florence2.read(self.folder)
+        self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
+
+    async def stop(self):
+        self.florence2.close()
+
+    async def answer(self, call):
+        request = call.request
+        features, size = await self.picture_features(request)
+        task = tensors.text_input(request, "task") or "<MORE_DETAILED_CAPTION>"
+        text = tensors.text_input(request, "text") or ""
+        options = parse_options(tensors.bytes_input(request, "options") or b"")
+        call.check()
+        running = self.florence2.submit(features, task, text, size, options, call.cancelled)
+        answer = await asyncio.wrap_future(running)
+        regions = json.dumps([region.as_json() for region in answer.regions], ensure_ascii=False)
+        info = json.dumps({**answer.info(), "model": self.spec.identity()}, ensure_ascii=False)
+        return [
+            tensors.bytes_output("text", answer.text.encode()),
+            tensors.bytes_output("regions", regions.encode()),
+            tensors.array_output("token_ids", answer.token_ids),
+            tensors.bytes_output("info", info.encode()),
+        ]
+
+    async def picture_features(self, request):
+        """The request's features FP32 [1,T,D], and the (width, height) of its picture or None."""
+        image = tensors.bytes_input(request, "image")
+        features = tensors.array_input(request, "image_features", np.float32, [1, None, None])
+        size = tensors.array_input(request, "image_size", np.int32, [2])
+        if (image is None) == (features is None):
+            raise InvalidRequest("image", "exactly one of image and image_features is needed")
+        if features is not None:
+            return np.array(features), None if size is None else (int(size[0]), int(size[1]))
+        if size is not None:
+            raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
+        picture = await self.in_pool(decode_picture, image, self.settings, "image")
+        pixel_values = await self.in_pool(to_pixel_values, picture, self.spec.image)
+        encoded = await bls.call(
+            "florence2_vision_encoder", {"pixel_values": pixel_values}, ["image_features"]
+        )
+        return encoded["image_features"], (picture.shape[1], picture.shape[0])
