@@ -1,0 +1,192 @@
+"""Which tokens come next: greedy and beam search of one request, equal to transformers' `generate`.
+
+Both kinds keep `rows` sequences alive. `step` takes their logits and answers with the tokens to feed next and the
+rows they continue, or None when the search is over and `result` has its answer. Neither knows of models, caches or
+other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from florence2_sam2.server.generation.ngrams import NGrams
+from florence2_sam2.server.generation.settings import Settings
+from florence2_sam2.server.generation.topk import largest, log_normaliser
+
+Logits = Sequence[NDArray[np.float32]]
+
+
+class Continuation(NamedTuple):
+    """One entry per row of the next step: the token to feed, and the row of this step that it continues."""
+
+    tokens: list[int]
+    parents: list[int]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The chosen sequence without the decoder's start token, and the sum of its tokens' log-probabilities.
+
+    A forced token counts 0, as in transformers' beam scores.
+    """
+
+    token_ids: list[int]
+    log_probability: float
+
+
+class Search(Protocol):
+    def step(self, logits: Logits) -> Continuation | None:
+        """Advance by one token. `logits`: one array [vocabulary] per row; they are overwritten.
+
+        Raises:
+            ValueError: the logits hold NaN, or the rules leave no token to continue with.
+        """
+
+    def result(self) -> Generated: ...
+
+
+def start(settings: Settings) -> Search:
+    """The search that `settings` ask for. Its first step has one row, fed with `settings.decoder_start`."""
+    return Greedy(settings) if settings.num_beams == 1 else BeamSearch(settings)
+
+
+class Greedy:
+    """The most probable token at each step; of equal ones the smallest id."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._tokens: list[int] = []
+        self._log_probability = np.float32(0)
+        self._ngrams = NGrams(settings.no_repeat_ngram_size)
+        self._ngrams.append(settings.decoder_start)
+
+    def step(self, logits: Logits) -> Continuation | None:
+        settings, row = self._settings, logits[0]
+        token = settings.forced(len(self._tokens))
+        if token is None:
+            top, log_sum = log_normaliser(row)
+            _ban(row, settings, len(self._tokens), self._ngrams)
+            token = int(row.argmax())
+            self._log_probability += row[token] - top - log_sum
+        self._tokens.append(token)
+        self._ngrams.append(token)
+        if token == settings.eos or len(self._tokens) == settings.max_new_tokens:
+            return None
+        return Continuation([token], [0])
+
+    def result(self) -> Generated:
+        return Generated(self._tokens, float(self._log_probability))
+
+
+class _Beam(NamedTuple):
+    tokens: tuple[int, ...]
+    log_probability: np.float32
+    ngrams: NGrams
+
+
+class _Finished(NamedTuple):
+    score: np.float32
+    tokens: tuple[int, ...]
+    log_probability: np.float32
+
+
+class BeamSearch:
+    """transformers' `_beam_search` (5.23) for one request.
+
+    transformers always carries `num_beams` rows and gives those that do not exist yet a score of -1e9, from which
+    they never recover. Here they are left out, so the first steps have one row. What remains of its arithmetic:
+    scores are float32; of the `2 * num_beams` best continuations the `num_beams` best that have not ended go on,
+    and the ended ones among the `num_beams` best compete with those that ended before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        ngrams = NGrams(settings.no_repeat_ngram_size)
+        ngrams.append(settings.decoder_start)
+        self._beams = [_Beam((), np.float32(0), ngrams)]
+        self._finished: list[_Finished] = []
+
+    def step(self, logits: Logits) -> Continuation | None:
+        settings = self._settings
+        width = settings.num_beams
+        length = len(self._beams[0].tokens) + 1
+        at_limit = length == settings.max_new_tokens
+
+        running: list[tuple[int, int, np.float32]] = []
+        for rank, (parent, token, score) in enumerate(self._candidates(logits)):
+            if not (at_limit or token == settings.eos):
+                running.append((parent, token, score))
+            elif rank < width:
+                self._finish(parent, token, score, length)
+        running = running[:width]
+        if not (running or self._finished):
+            raise ValueError("the generation settings leave no token to continue with")
+        if at_limit or not running or self._is_settled(running[0][2], length):
+            return None
+        self._beams = self._grown(running)
+        return Continuation([token for _, token, _ in running], [parent for parent, _, _ in running])
+
+    def result(self) -> Generated:
+        best = self._finished[0]
+        return Generated(list(best.tokens), float(best.log_probability))
+
+    def _candidates(self, logits: Logits) -> list[tuple[int, int, np.float32]]:
+        """The best continuations (row, token, score) of all rows, best first; of equal ones the first."""
+        keep = 2 * self._settings.num_beams
+        generated = len(self._beams[0].tokens)
+        forced = self._settings.forced(generated)
+        found: list[tuple[int, int, np.float32]] = []
+        for index, (beam, row) in enumerate(zip(self._beams, logits, strict=True)):
+            if forced is not None:
+                found.append((index, forced, beam.log_probability))
+                continue
+            top, log_sum = log_normaliser(row)
+            _ban(row, self._settings, generated, beam.ngrams)
+            tokens = largest(row, keep)
+            scores = row[tokens] - top - log_sum + beam.log_probability
+            found += [(index, int(t), s) for t, s in zip(tokens, scores, strict=True) if s > -np.inf]
+        return sorted(found, key=lambda candidate: -candidate[2])[:keep]
+
+    def _finish(self, parent: int, token: int, log_probability: np.float32, length: int) -> None:
+        """Keep an ended sequence if it is among the `num_beams` best ended ones; of equal ones the earlier stays."""
+        score = log_probability / np.float32(length**self._settings.length_penalty)
+        self._finished.append(_Finished(score, (*self._beams[parent].tokens, token), log_probability))
+        self._finished.sort(key=lambda finished: -finished.score)
+        del self._finished[self._settings.num_beams :]
+
+    def _is_settled(self, best_running: np.float32, length: int) -> bool:
+        """No running row may still change the answer, as far as `early_stopping` cares to look."""
+        settings = self._settings
+        if len(self._finished) < settings.num_beams:
+            return False
+        if settings.early_stopping is True:
+            return True
+        if settings.early_stopping == "never" and settings.length_penalty > 0:
+            length = settings.max_new_tokens
+        reachable = best_running / np.float32(length**settings.length_penalty)
+        return not reachable > self._finished[-1].score
+
+    def _grown(self, running: list[tuple[int, int, np.float32]]) -> list[_Beam]:
+        """The rows of the next step. The last child of a row takes its n-grams over, the others get copies."""
+        last_child = {parent: child for child, (parent, _, _) in enumerate(running)}
+        beams = []
+        for child, (parent, token, log_probability) in enumerate(running):
+            beam = self._beams[parent]
+            ngrams = beam.ngrams if last_child[parent] == child else beam.ngrams.fork()
+            ngrams.append(token)
+            beams.append(_Beam((*beam.tokens, token), log_probability, ngrams))
+        return beams
+
+
+def _ban(row: NDArray[np.float32], settings: Settings, generated: int, ngrams: NGrams) -> None:
+    """transformers' processors that forbid tokens: their logits become -inf."""
+    banned = ngrams.banned()
+    if banned:
+        row[list(banned)] = -np.inf
+    if generated < settings.min_new_tokens:
+        row[settings.eos] = -np.inf
