@@ -1,4 +1,4 @@
-"""Embedded form of this leaf: runs `model.onnx` beside this file. Production uses Triton's onnxruntime backend."""
+"""The embedded form: runs `model.onnx` beside this file. Production uses Triton's onnxruntime backend."""
 
 from florence2_sam2.server.leaf import OnnxModel as TritonPythonModel
 

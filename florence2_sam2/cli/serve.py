@@ -1,0 +1,222 @@
+"""`florence2-sam2 serve`: the embedded Triton server in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.launch.errors import StartError
+from florence2_sam2.server.launch.log import LogReader, error_of
+from florence2_sam2.server.launch.supervisor import supervise
+from florence2_sam2.server.launch.wheel import TRITON_VERSION
+from florence2_sam2.server.settings import Option, Settings, options
+
+LOG_SECONDS = 0.25
+
+
+class StopRequested(BaseException):
+    """SIGINT or SIGTERM."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    place = parser.add_argument_group("place")
+    place.add_argument(
+        "--repository",
+        type=Path,
+        metavar="DIR",
+        help="model repository that `export` wrote (default: the packaged small models)",
+    )
+    place.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; beyond loopback put a proxy before it (%(default)s)",
+    )
+    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+        place.add_argument(
+            f"--{name}-port", type=_port, default=port, metavar="N", help="0 is any free one (%(default)s)"
+        )
+    place.add_argument(
+        "--log-file", type=Path, metavar="F", help="Triton's log (default: in a temporary folder)"
+    )
+    place.add_argument(
+        "--ready-file",
+        type=Path,
+        metavar="F",
+        help="JSON with the addresses, there while the server is ready",
+    )
+    place.add_argument("--verbose", action="store_true", help="show the whole of Triton's log")
+    place.add_argument(
+        "--skip-hashes", action="store_true", help="do not compare the model files with the manifests"
+    )
+    limits = parser.add_argument_group(
+        "limits", "Each is also an environment variable, FLORENCE2_SAM2_… in capitals."
+    )
+    for option in options():
+        limits.add_argument(f"--{option.name.replace('_', '-')}", **_argument(option))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM. 0 after a clean stop, 1 when the server cannot start or keeps dying."""
+    try:
+        with _stop_signals():
+            return _serve(arguments)
+    except StopRequested:
+        return 130  # a second signal, while stopping
+    except (StartError, ValueError) as error:
+        print(f"florence2-sam2: error: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    server = EmbeddedServer(
+        arguments.repository,
+        host=arguments.host,
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        settings=_settings(arguments),
+        log=arguments.log_file,
+        check_hashes=not arguments.skip_hashes,
+    )
+    _say(f"model repository {arguments.repository or 'with the packaged small models'}")
+    began = time.monotonic()
+    try:
+        server.start()
+        _say(f"starting Triton {TRITON_VERSION}, its log: {server.log_path}")
+        with _log_shown(server, arguments.verbose):
+            server.wait_ready()
+            _say_ready(server, began)
+            with _ready_file(server, arguments.ready_file):
+                supervise(
+                    server,
+                    on_failure=lambda reason: _say(f"{reason}; starting again"),
+                    on_ready=lambda: _say("ready again"),
+                )
+    except StopRequested:
+        _say("stopping: finishing the requests in flight (again to stop at once)")
+        server.stop()
+        _say("stopped")
+        return 0
+    except BaseException:
+        server.kill()
+        raise
+
+
+def _say_ready(server: EmbeddedServer, began: float) -> None:
+    _say(f"ready after {time.monotonic() - began:.1f} s")
+    _say(f"  gRPC     {server.grpc_address}")
+    _say(f"  HTTP     http://{server.http_address}/v2/models/segment_http/generate")
+    _say(f"  metrics  http://{server.metrics_address}/metrics")
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[None]:
+    """Within, SIGINT and SIGTERM raise StopRequested."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequested
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _log_shown(server: EmbeddedServer, everything: bool) -> Iterator[None]:
+    """Within, new lines of Triton's log appear on the terminal: all, or the errors in readable form."""
+    reader = LogReader(server.log_path)
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(LOG_SECONDS):
+            for line in reader.lines():
+                text = line if everything else error_of(line)
+                if text:
+                    print(text if everything else f"florence2-sam2: {text}", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _ready_file(server: EmbeddedServer, path: Path | None) -> Iterator[None]:
+    """Within, `path` holds the addresses as JSON."""
+    if path is None:
+        yield
+        return
+    body = {
+        "grpc": server.grpc_address,
+        "http": server.http_address,
+        "metrics": server.metrics_address,
+        "log": str(server.log_path),
+        "pid": os.getpid(),
+    }
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(body) + "\n", encoding="utf-8")
+    draft.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """What the flags say, else the environment, else the defaults."""
+    values = {option.name: getattr(Settings.from_environment(), option.name) for option in options()}
+    flags = {name: getattr(arguments, name) for name in values if getattr(arguments, name) is not None}
+    return Settings(**{**values, **flags})
+
+
+def _argument(option: Option) -> dict[str, Any]:
+    if option.kind == "bool":
+        return {
+            "action": argparse.BooleanOptionalAction,
+            "help": f"{option.help} ({option.default})",
+            "default": None,
+        }
+    shown = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    return {
+        "type": _parsed(option),
+        "metavar": option.kind.upper(),
+        "help": f"{option.help} ({shown or 'none'})",
+    }
+
+
+def _parsed(option: Option) -> Any:
+    def parse(text: str) -> Any:
+        try:
+            return option.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port")
+    return port
+
+
+def _say(text: str) -> None:
+    print(f"florence2-sam2: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,169 @@
+"""What must be right before Triton is started: each miss is one line, found in well under a second.
+
+Without these checks the same misses come up as empty tensors, dead stubs or a loader's message deep in
+Triton's log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+from florence2_sam2.server import manifest
+from florence2_sam2.server.launch.errors import StartError
+
+PYTHONS = ((3, 11), (3, 12))
+# `segment` needs both halves.
+HALVES: dict[str, Callable[[Path], manifest.Exported]] = {
+    "florence2": manifest.read_florence2,
+    "sam2": manifest.read_sam2,
+}
+
+
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
+    """The wheel's Triton needs numpy 1, whose last wheels are for Python 3.12."""
+    if version not in PYTHONS:
+        raise StartError(f"the embedded server needs Python 3.11 or 3.12, this is {version[0]}.{version[1]}")
+
+
+def check_numpy(version: str | None = None) -> None:
+    """With numpy 2 the stubs of Triton 24.10 deliver FP32 outputs empty and die on BYTES."""
+    version = version or importlib.metadata.version("numpy")
+    if int(version.split(".")[0]) >= 2:
+        raise StartError(
+            f"the embedded Triton passes tensors correctly with numpy 1 only, this is {version}:"
+            " pip install 'numpy<2'"
+        )
+
+
+def find_libpython(
+    version: tuple[int, int] = sys.version_info[:2], load: Callable[[str], object] = ctypes.CDLL
+) -> Path | None:
+    """The folder of the shared libpython that Triton's stubs link, None when the system's loader finds it
+    itself.
+
+    Raises:
+        StartError: there is none.
+    """
+    name = f"libpython{version[0]}.{version[1]}.so.1.0"
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/") / name
+    for path, folder in ((str(own), own.parent), (name, None)):
+        try:
+            load(path)
+        except OSError:
+            continue
+        return folder
+    raise StartError(
+        f"{name} is missing, which Triton's python models need:"
+        f" apt-get install libpython{version[0]}.{version[1]}"
+    )
+
+
+def check_providers() -> list[str]:
+    """onnxruntime is installed, and has the execution providers that the sessions will ask for.
+
+    Returns:
+        Their names, in order of preference.
+
+    Raises:
+        StartError: it is not; without this check each model would say so in Triton's log.
+    """
+    try:
+        import onnxruntime
+
+        from florence2_sam2.server import onnx_session
+    except ModuleNotFoundError as error:
+        raise StartError(f"{error.name} is not installed: pip install 'florence2-sam2[server]'") from None
+    wanted = onnx_session.wanted_providers()
+    available = onnxruntime.get_available_providers()
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        raise StartError(
+            f"onnxruntime has no {', '.join(missing)}, only {', '.join(available)}: set"
+            f" {onnx_session.PROVIDERS_VARIABLE}, or install the extra [server-gpu] instead of [server]"
+        )
+    return wanted
+
+
+def check_python3(executable: str = sys.executable) -> Path:
+    """The folder of this environment's `python3`: Triton's stubs live in the environment of the first one
+    on PATH.
+
+    Raises:
+        StartError: the environment has none by that name.
+    """
+    folder = Path(executable).parent
+    if not os.access(folder / "python3", os.X_OK):
+        raise StartError(
+            f"{folder} has no python3, which Triton's python models look for:"
+            f" ln -s {executable} {folder}/python3"
+        )
+    return folder
+
+
+def check_repository(repository: Path, hashes: bool = True) -> dict[str, manifest.Exported]:
+    """Both manifests and every file they name are there.
+
+    Args:
+        hashes: also compare contents; a second for each gigabyte.
+
+    Returns:
+        The manifests, by model.
+
+    Raises:
+        StartError: a half, a manifest or a file is missing, or a file has changed since the export.
+    """
+    if not repository.is_dir():
+        raise StartError(f"there is no model repository {repository}")
+    manifests: dict[str, manifest.Exported] = {}
+    for model, read in HALVES.items():
+        try:
+            manifests[model] = read(repository)
+        except manifest.ManifestError as error:
+            raise StartError(f"the {model} half of the model repository is missing: {error}") from None
+    for model, exported in manifests.items():
+        for name, digest in exported.files.items():
+            path = repository / name
+            if not path.is_file():
+                raise StartError(f"{path} is missing, {model}'s manifest names it: export again")
+            if hashes and _sha256(path) != digest:
+                raise StartError(f"{path} has changed since the export (its SHA-256 differs): export again")
+    return manifests
+
+
+def free_port(host: str) -> int:
+    """A TCP port that is free now."""
+    with socket.socket(_family(host)) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def check_port(host: str, port: int, flag: str) -> None:
+    """Nobody listens there yet.
+
+    Raises:
+        StartError: the port is taken, or the address is none of this machine's.
+    """
+    with socket.socket(_family(host)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+        except OSError as error:
+            reason = f"{host}:{port} cannot be used ({error.strerror})"
+            raise StartError(f"{reason}: choose another {flag}, 0 is any free one") from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

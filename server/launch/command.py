@@ -1,0 +1,123 @@
+"""Triton's command line and environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence2_sam2.server.launch.wheel import TritonWheel
+from florence2_sam2.server.settings import Settings
+
+# Triton 24.10 predates the 2025 fixes around shared memory, and none of these is needed to use the service.
+ADMINISTRATIVE = ("shared-memory", "model-config", "model-repository", "trace", "logging")
+# The header that opens them: its name over HTTP; over gRPC Triton puts a prefix before it.
+ADMIN_HEADER = "florence2-sam2-admin-key"
+GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
+
+EXIT_TIMEOUT_SECONDS = 30
+# Each python model has one region of its own. It grows by itself, page by page as it is touched, and never
+# shrinks.
+SHM_DEFAULT_BYTES = 16 * 2**20
+# Calls between models that one model may have waiting, see `async_model.CALL_THREADS`.
+BLS_THREADS = 64
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the server listens."""
+
+    host: str
+    grpc_port: int
+    http_port: int
+    metrics_port: int
+
+    @property
+    def grpc(self) -> str:
+        return f"{self._host}:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"{self._host}:{self.http_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"{self._host}:{self.metrics_port}"
+
+    @property
+    def _host(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"[{host}]" if ":" in host else host
+
+
+def server_command(
+    wheel: TritonWheel,
+    backends: Path,
+    repository: Path,
+    addresses: Addresses,
+    shm_prefix: str,
+    admin_key: str,
+    models: Sequence[str] | None = None,
+    gpu_metrics: bool = False,
+) -> list[str]:
+    """The whole command line.
+
+    Args:
+        backends: see `wheel.assemble_backends`.
+        admin_key: value of ADMIN_HEADER that opens the administrative protocols.
+        models: those to load; None loads the whole repository.
+    """
+    command = [
+        str(wheel.binary),
+        f"--model-repository={repository}",
+        "--model-config-name=embedded",  # where a model has no configs/embedded.pbtxt, its config.pbtxt
+        "--disable-auto-complete-config",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,shm-default-byte-size={SHM_DEFAULT_BYTES}",
+        f"--backend-config=python,thread-pool-size={BLS_THREADS}",
+        f"--cache-directory={wheel.caches}",
+        f"--grpc-address={addresses.host}",
+        f"--grpc-port={addresses.grpc_port}",
+        f"--http-address={addresses.host}",
+        f"--http-port={addresses.http_port}",
+        f"--metrics-address={addresses.host}",
+        f"--metrics-port={addresses.metrics_port}",
+        f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        "--pinned-memory-pool-byte-size=0",  # the python backend has no use for it
+        f"--grpc-restricted-protocol={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
+        f"--http-restricted-api={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
+        "--log-format=ISO8601",
+    ]
+    if models is not None:
+        command += ["--model-control-mode=explicit", *(f"--load-model={model}" for model in models)]
+    return command
+
+
+def server_environment(
+    wheel: TritonWheel, python3: Path, libpython: Path | None, settings: Settings, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of Triton and its stubs.
+
+    Args:
+        python3: folder of the environment's `python3`; the stubs run in the environment of the first one on
+            PATH. libpython: folder of the shared libpython when the system does not find it by itself.
+    """
+    libraries = [str(wheel.libraries), str(libpython or ""), environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        **environ,
+        **settings.environment(),
+        "PATH": os.pathsep.join([str(python3), environ.get("PATH", os.defpath)]),
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PYTHONUTF8": "1",  # the stubs' own default is ASCII
+        "PYTHONUNBUFFERED": "1",
+        # Nine processes share the cores: the sessions' threads are set in open_session, everything else has
+        # one.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
+    }
