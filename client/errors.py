@@ -29,7 +29,7 @@ _FROM_THE_CHANNEL = re.compile(
     re.IGNORECASE,
 )
 # A server's message that names a field begins with it: "area_threshold: must be …".
-_FIELD = re.compile(r"([a-z][a-z0-9_.]*(?:\[\d+\])*): ")
+_FIELD = re.compile(r"([a-z]\w*(?:\.[^\s:]+)?): ")
 
 
 class SegmenterError(Exception):

@@ -34,7 +34,8 @@ _REMOTE = ("http://", "https://", "data:")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        f"{{name}} in a FILE stands for the picture's name without its ending. {__doc__.splitlines()[2]}"
+        "{name} in a FILE stands for the picture's name without its ending. Text on a terminal, JSON into a pipe."
+        " Exit code 0: all pictures were segmented, 1: some were not, 2: wrong usage."
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, http(s):// URL or data: URL")
     parser.add_argument(
@@ -97,12 +98,15 @@ def run(arguments: argparse.Namespace) -> int:
     lines: dict[str, list[str]] = {}  # JSON file → its lines
     failures: list[tuple[str, str]] = []
     with segmenter:
-        for picture in arguments.pictures:
+        for index, picture in enumerate(arguments.pictures):
             try:
                 result = segmenter.segment(picture, **_settings(arguments))
                 written = _write_pictures(result, picture, arguments)
             except (CannotConnect, ModelNotFound) as error:
-                return _complain(_no_server(error, str(segmenter.address)), code=1)
+                failures += [
+                    (left, _no_server(error, str(segmenter.address))) for left in arguments.pictures[index:]
+                ]
+                break
             except (SegmenterError, OSError, ValueError) as error:
                 message = _reason(error, picture)
                 failures.append((picture, message))
@@ -122,9 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             failures.append((file, error.strerror or str(error)))
     if failures:
-        count = f"{len(failures)} of {len(arguments.pictures)} pictures failed:"
-        listed = [f"{picture}: {message}" for picture, message in failures]
-        return _complain("\n  ".join([count, *listed]) if len(arguments.pictures) > 1 else listed[0], code=1)
+        return _complain(_summary(failures, len(arguments.pictures)), code=1)
     return 0
 
 
@@ -150,7 +152,9 @@ def _write_pictures(result: Segmentation, picture: str, arguments: argparse.Name
         written.append(file)
     if arguments.mask not in (None, "-"):
         file = _file_for(arguments.mask, picture)
-        Path(file).write_bytes(result.mask_png or b"")
+        if result.mask_png is None:
+            raise ValueError("the server's answer has no mask")
+        Path(file).write_bytes(result.mask_png)
         written.append(file)
     return written
 
@@ -215,13 +219,23 @@ def _file_for(template: str, picture: str) -> str:
     return template.replace("{name}", name)
 
 
+def _summary(failures: list[tuple[str, str]], pictures: int) -> str:
+    """All failures, those with the same message in one line."""
+    by_message: dict[str, list[str]] = {}
+    for picture, message in failures:
+        by_message.setdefault(message, []).append(_short(picture))
+    listed = [f"{', '.join(names)}: {message}" for message, names in by_message.items()]
+    if pictures == 1:
+        return listed[0]
+    return "\n  ".join([f"{len(failures)} of {pictures} pictures failed:", *listed])
+
+
 def _no_server(error: SegmenterError, address: str) -> str:
     if isinstance(error, ModelNotFound):
         return f"the Triton server at {address} does not serve the `segment` model ({error.message})"
-    return (
-        f"no server answers at {address}; start one with `florence2-sam2 serve`, or say where it is with --url\n"
-        f"  ({error.message})"
-    )
+    if "failed to connect" in error.message:
+        return f"no server answers at {address}; start one with `florence2-sam2 serve`, or say where it is with --url"
+    return error.message
 
 
 def _reason(error: Exception, picture: str) -> str:
@@ -251,4 +265,5 @@ def _phrases(text: str) -> list[str]:
 
 
 def _short(picture: str) -> str:
-    return picture if len(picture) <= 60 else picture[:57] + "…"
+    """A name for messages: data URLs are cut, they may have megabytes."""
+    return picture[:40] + "…" if picture.startswith("data:") else picture

@@ -1,0 +1,124 @@
+"""Addresses, large messages, waiting for a server, and coming back to a restarted one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from kserve_peer import ANSWER, serving
+
+from florence2_sam2.client import AsyncSegmenter, CannotConnect, DeadlineExceeded, Segmenter
+from florence2_sam2.client.connection import parse_address
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "tls"),
+    [
+        ("grpc://host:8001", "host:8001", False),
+        ("grpc://host", "host:8001", False),
+        ("host:9001", "host:9001", False),
+        ("host", "host:8001", False),
+        (" 10.0.0.1:8001/ ", "10.0.0.1:8001", False),
+        ("grpc://[::1]:8001", "[::1]:8001", False),
+        ("grpcs://segment.example.org:443", "segment.example.org:443", True),
+    ],
+)
+def test_addresses(url: str, target: str, tls: bool) -> None:
+    assert (parse_address(url).target, parse_address(url).tls) == (target, tls)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://host:8000", "speaks gRPC, not http; write grpc://host:8001"),
+        ("", "no server address"),
+        ("grpc://", "no server address"),
+        ("host:port", "no server address"),
+        ("grpc://host:8001/v2/models", "no server address"),
+        ("grpc://user@host", "no server address"),
+        ("::1", "no server address"),
+        ("host:0", "no port 0"),
+        ("host:70000", "no port 70000"),
+    ],
+)
+def test_what_is_no_address(url: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Segmenter(url)
+
+
+def test_messages_over_grpcs_default_limit_pass_both_ways() -> None:
+    large = {**ANSWER, "caption": "x" * 6_000_000}
+    with serving(lambda _: (large, b"")) as peer, Segmenter(peer.address) as segmenter:
+        assert len(segmenter.segment(b"x" * 6_000_000).caption or "") == 6_000_000
+
+
+def test_one_segmenter_serves_many_threads() -> None:
+    def reply(request: Any) -> Any:
+        return {**ANSWER, "caption": request.raw_input_contents[0][4:].decode()}, b""
+
+    with serving(reply) as peer, Segmenter(peer.address) as segmenter, ThreadPoolExecutor(16) as pool:
+        captions = list(pool.map(lambda i: segmenter.segment(str(i).encode()).caption, range(64)))
+    assert captions == [str(i) for i in range(64)]
+
+
+def test_asynchronous_calls_run_side_by_side() -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def reply(_: Any) -> Any:
+        together.wait()  # only passed when four calls are here at once
+        return ANSWER, b""
+
+    async def four(address: str) -> list[Any]:
+        async with AsyncSegmenter(address) as segmenter:
+            return await asyncio.gather(*(segmenter.segment(b"picture") for _ in range(4)))
+
+    with serving(reply) as peer:
+        assert len(asyncio.run(four(peer.address))) == 4
+
+
+def wait(address: str, asynchronous: bool, timeout: float) -> None:
+    if not asynchronous:
+        with Segmenter(address) as segmenter:
+            return segmenter.wait_until_ready(timeout)
+
+    async def call() -> None:
+        async with AsyncSegmenter(address) as segmenter:
+            await segmenter.wait_until_ready(timeout)
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_waiting_ends_when_the_server_is_ready(asynchronous: bool) -> None:
+    with serving() as peer:
+        peer.ready = False
+        threading.Timer(0.5, lambda: setattr(peer, "ready", True)).start()
+        start = time.monotonic()
+        wait(peer.address, asynchronous, 10)
+        assert 0.4 < time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_waiting_gives_up(asynchronous: bool) -> None:
+    with serving() as peer:
+        peer.ready = False
+        with pytest.raises(DeadlineExceeded, match=r"was not ready to segment after 0\.3 s"):
+            wait(peer.address, asynchronous, 0.3)
+    with pytest.raises(CannotConnect):
+        wait(peer.address, asynchronous, 0.3)
+
+
+def test_the_same_client_works_again_after_a_restart() -> None:
+    with serving() as peer:
+        segmenter = Segmenter(peer.address)
+        assert segmenter.segment(b"picture").width == 12
+    with segmenter:
+        with pytest.raises(CannotConnect):
+            segmenter.segment(b"picture")
+        with serving(port=int(peer.address.rpartition(":")[2])):
+            segmenter.wait_until_ready(10)
+            assert segmenter.segment(b"picture").width == 12
