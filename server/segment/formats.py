@@ -94,7 +94,7 @@ def preview_png(picture: Pixels, kept: list[Candidate]) -> bytes:
     scale = PREVIEW_SIDE / max(shown.shape[:2])
     if scale < 1:
         size = (max(1, round(shown.shape[1] * scale)), max(1, round(shown.shape[0] * scale)))
-        shown = cv2.resize(shown, size, interpolation=cv2.INTER_AREA)
+        shown = np.asarray(cv2.resize(shown, size, interpolation=cv2.INTER_AREA), np.uint8)
     encoded, png = cv2.imencode(".png", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))
     assert encoded
     return png.tobytes()

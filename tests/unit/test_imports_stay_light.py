@@ -1,0 +1,48 @@
+"""What each part may import: the server no torch and no transformers, the client nothing but its three packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "onnx", "onnxscript")
+SERVERS = ("onnxruntime", "tokenizers", "cv2", "fsspec", "pytriton")
+
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for name in {blocked!r}:
+    sys.modules[name] = None  # importing it raises ImportError from here on
+imported = []
+for package in {packages!r}:
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(getattr(root, "__path__", []), package + "."):
+        importlib.import_module(module.name)
+        imported.append(module.name)
+print(len(imported))
+"""
+
+
+@pytest.mark.parametrize(
+    ("packages", "blocked"),
+    [
+        (["florence2_sam2.server", "florence2_sam2.postprocess", "florence2_sam2.cli.serve"], HEAVY),
+        (["florence2_sam2.client", "florence2_sam2.cli.main", "florence2_sam2.cli.segment"], HEAVY + SERVERS),
+        (["florence2_sam2.cli.export"], HEAVY + SERVERS),
+    ],
+    ids=["server", "client", "help of export"],
+)
+def test_imports(packages: list[str], blocked: tuple[str, ...]) -> None:
+    code = IMPORT_ALL.format(packages=packages, blocked=blocked)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_blocks() -> None:
+    code = IMPORT_ALL.format(packages=["florence2_sam2.server"], blocked=("onnxruntime",))
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=120, check=False
+    ).returncode
