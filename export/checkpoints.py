@@ -1,0 +1,111 @@
+"""Checkpoints: an ordinary `from_pretrained` folder or a hub id → a float32 model and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import nn
+from transformers import Florence2ForConditionalGeneration, Sam2Model
+
+from florence2_sam2.export.errors import ExportError
+from florence2_sam2.server.manifest import Source
+
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's folder on this machine, and its origin without any path of this machine in it."""
+
+    folder: Path
+    source: Source
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint, empty when it has none of that name."""
+        path = self.folder / name
+        if not path.is_file():
+            return {}
+        try:
+            body = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ExportError(f"{path} is no JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise ExportError(f"{path} is no JSON object")
+        return body
+
+
+def find_checkpoint(folder_or_id: str) -> Checkpoint:
+    """Resolve a folder or a hub id (downloaded into the hub's own cache).
+
+    Raises:
+        ExportError: neither exists, or it holds no weights.
+    """
+    folder = Path(folder_or_id).expanduser()
+    name, revision = folder.resolve().name, None
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(folder_or_id, allow_patterns=_HUB_FILES))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ExportError(f"{folder_or_id} is no folder, and the hub does not give it: {first}") from None
+        name, revision = folder_or_id, folder.name
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not weights or not (folder / "config.json").is_file():
+        raise ExportError(f"{folder_or_id} is no checkpoint: it needs config.json and *.safetensors")
+    return Checkpoint(folder, Source(name, hash_files(weights), revision))
+
+
+def hash_files(files: list[Path]) -> str:
+    """SHA-256 over the contents of `files` in order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def load_florence2(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
+    _require_type(checkpoint, "--florence2", ("florence2",))
+    return _load(Florence2ForConditionalGeneration, checkpoint)
+
+
+def load_sam2(checkpoint: Checkpoint) -> Sam2Model:
+    # The released checkpoints are stored as video models; Sam2Model takes the picture's part of them.
+    _require_type(checkpoint, "--sam2", ("sam2", "sam2_video"))
+    return _load(Sam2Model, checkpoint)
+
+
+def _require_type(checkpoint: Checkpoint, flag: str, types: tuple[str, ...]) -> None:
+    found = checkpoint.read_json("config.json").get("model_type")
+    if found not in types:
+        hint = "; Microsoft's own checkpoints need a conversion, take florence-community's" if "--florence2" in flag else ""
+        raise ExportError(
+            f"{flag}: {checkpoint.source.checkpoint} is a {found!r} checkpoint, not {types[0]!r} of transformers{hint}"
+        )
+
+
+def _load(kind: type[nn.Module], checkpoint: Checkpoint) -> Any:
+    """Load in float32 whatever the checkpoint stores: else an fp16 checkpoint would be compared with itself in fp16.
+
+    Attention is the plain form, whose operators every ONNX runtime has.
+    """
+    model, report = kind.from_pretrained(
+        checkpoint.folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ExportError(
+            f"{checkpoint.source.checkpoint} lacks {len(missing)} weights of a {kind.__name__}, {missing[0]} among them"
+        )
+    others = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
+    if others:
+        raise ExportError(f"{checkpoint.source.checkpoint} was loaded as {others}, not float32")
+    return model.eval()

@@ -1,0 +1,196 @@
+"""Florence-2 as three ONNX graphs: vision encoder, text encoder, text decoder.
+
+transformers' own modules do the computing. The wrappers change what a server needs changed: image features and prompt
+are joined without placeholder tokens, rows of a batch have lengths of their own, the cross-attention's keys and values
+are computed once per request, and the decoder returns the keys and values of the new positions only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Florence2ForConditionalGeneration
+
+from florence2_sam2.export.graphs import Graph, Tensor
+
+VISION_ENCODER = "florence2_vision_encoder/1/model.onnx"
+TEXT_ENCODER = "florence2/1/text_encoder.onnx"
+DECODER = "florence2/1/decoder.onnx"
+
+# Added to the scores of positions that must not be seen. Large enough that their weight after softmax is exactly 0,
+# small enough for float16 (largest finite number 65504) with a score beside it.
+MASKED = -30000.0
+
+
+class VisionEncoder(nn.Module):
+    """`pixel_values` FP32 [B,3,H,W] → `image_features` FP32 [B,T,D], the multi-modal projector included."""
+
+    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+        super().__init__()
+        self.tower = model.model.vision_tower
+        self.projector = model.model.multi_modal_projector
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.projector(self.tower(pixel_values).last_hidden_state)
+
+
+class TextEncoder(nn.Module):
+    """Image features and prompt → for each decoder layer the cross-attention's key and value [B,heads,T+P,head_dim]."""
+
+    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+        super().__init__()
+        self.embedding = model.model.language_model.shared
+        self.encoder = model.model.language_model.encoder
+        self.cross_attentions = nn.ModuleList(
+            layer.encoder_attn for layer in model.model.language_model.decoder.layers
+        )
+
+    def forward(
+        self, image_features: torch.Tensor, input_ids: torch.Tensor, prompt_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        hidden = torch.cat([image_features, self.embedding(input_ids)], dim=1)
+        positions = torch.arange(hidden.shape[1])
+        hidden = hidden + _positions(self.encoder.embed_positions, positions)
+        hidden = self.encoder.layernorm_embedding(hidden)
+        valid = positions[None, :] < (image_features.shape[1] + prompt_lengths)[:, None]
+        mask = _additive(valid)[:, None, None, :]
+        for layer in self.encoder.layers:
+            hidden = layer(hidden, mask)
+        pairs = [(_heads(cross, cross.k_proj(hidden)), _heads(cross, cross.v_proj(hidden))) for cross in self.cross_attentions]
+        return tuple(tensor for pair in pairs for tensor in pair)
+
+
+class Decoder(nn.Module):
+    """A block of N new tokens per row, after Q cached positions, of which each row has its own number.
+
+    Past and new keys are scored apart and only the scores are joined: joining the keys and values themselves would
+    copy the whole cache at every token.
+    """
+
+    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+        super().__init__()
+        self.decoder = model.model.language_model.decoder
+        self.head = model.lm_head
+
+    def forward(
+        self, input_ids: torch.Tensor, past_lengths: torch.Tensor, encoder_lengths: torch.Tensor, *caches: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        layers = self.decoder.layers
+        self_caches, cross_caches = caches[: 2 * len(layers)], caches[2 * len(layers) :]
+        block = torch.arange(input_ids.shape[1])
+        past = torch.arange(self_caches[0].shape[2])
+        encoder = torch.arange(cross_caches[0].shape[2])
+        past_mask = _additive(past[None, :] < past_lengths[:, None])[:, None, None, :]
+        block_mask = _additive(block[None, :] <= block[:, None])[None, None]
+        cross_mask = _additive(encoder[None, :] < encoder_lengths[:, None])[:, None, None, :]
+
+        hidden = self.decoder.embed_tokens(input_ids)
+        hidden = hidden + _positions(self.decoder.embed_positions, past_lengths[:, None] + block[None, :])
+        hidden = self.decoder.layernorm_embedding(hidden)
+        new: list[torch.Tensor] = []
+        for index, layer in enumerate(layers):
+            attention = layer.self_attn
+            key = _heads(attention, attention.k_proj(hidden))
+            value = _heads(attention, attention.v_proj(hidden))
+            past_key, past_value = self_caches[2 * index : 2 * index + 2]
+            query = _heads(attention, attention.q_proj(hidden)) * attention.scaling
+            past_scores = query @ past_key.transpose(2, 3) + past_mask
+            new_scores = query @ key.transpose(2, 3) + block_mask
+            weights = torch.softmax(torch.cat([past_scores, new_scores], dim=-1), dim=-1)
+            past_weights, new_weights = weights[..., : past_key.shape[2]], weights[..., past_key.shape[2] :]
+            attended = past_weights @ past_value + new_weights @ value
+            hidden = layer.self_attn_layer_norm(hidden + attention.out_proj(_joined(attended)))
+
+            attention = layer.encoder_attn
+            cross_key, cross_value = cross_caches[2 * index : 2 * index + 2]
+            query = _heads(attention, attention.q_proj(hidden)) * attention.scaling
+            weights = torch.softmax(query @ cross_key.transpose(2, 3) + cross_mask, dim=-1)
+            hidden = layer.encoder_attn_layer_norm(hidden + attention.out_proj(_joined(weights @ cross_value)))
+
+            feed_forward = layer.fc2(layer.activation_fn(layer.fc1(hidden)))
+            hidden = layer.final_layer_norm(hidden + feed_forward)
+            new += [key, value]
+        # `addmm` becomes one Gemm on the weight as it lies, so that a tied embedding and head are stored once.
+        bias = torch.zeros(1) if self.head.bias is None else self.head.bias
+        logits = torch.addmm(bias, hidden[:, -1], self.head.weight.t())
+        return logits, *new
+
+
+def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) -> tuple[Graph, Graph, Graph]:
+    """The three graphs of `model` for pictures of `height` × `width` pixels."""
+    text = model.config.text_config
+    heads, head_dim = text.decoder_attention_heads, text.d_model // text.decoder_attention_heads
+    layers = range(text.decoder_layers)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, 3, height, width, generator=generator)
+    vision = VisionEncoder(model)
+    with torch.no_grad():
+        features = vision(pixels)
+    image_tokens, feature_dim = features.shape[1:]
+
+    def pairs(prefix: str, length: str) -> tuple[Tensor, ...]:
+        axes = ("batch", heads, length, head_dim)
+        return tuple(Tensor(f"{prefix}_{part}_{layer}", axes) for layer in layers for part in ("key", "value"))
+
+    prompt = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
+    encoder_length = image_tokens + prompt.shape[1]
+    cache = [torch.randn(2, heads, 4, head_dim, generator=generator) for _ in pairs("self", "past")]
+    cross = [torch.randn(2, heads, encoder_length, head_dim, generator=generator) for _ in pairs("cross", "encoder")]
+    return (
+        Graph(
+            VISION_ENCODER,
+            vision,
+            (Tensor("pixel_values", ("batch", 3, height, width)),),
+            (Tensor("image_features", ("batch", image_tokens, feature_dim)),),
+            (pixels,),
+        ),
+        Graph(
+            TEXT_ENCODER,
+            TextEncoder(model),
+            (
+                Tensor("image_features", ("batch", image_tokens, feature_dim)),
+                Tensor("input_ids", ("batch", "prompt")),
+                Tensor("prompt_lengths", ("batch",)),
+            ),
+            pairs("cross", "encoder"),
+            (features, prompt, torch.tensor([5, 3])),
+        ),
+        Graph(
+            DECODER,
+            Decoder(model),
+            (
+                Tensor("input_ids", ("batch", "block")),
+                Tensor("past_lengths", ("batch",)),
+                Tensor("encoder_lengths", ("batch",)),
+                *pairs("self", "past"),
+                *pairs("cross", "encoder"),
+            ),
+            (Tensor("logits", ("batch", text.vocab_size)), *pairs("new", "block")),
+            (
+                torch.tensor([[2, 0, 5], [6, 7, 8]]),
+                torch.tensor([3, 4]),
+                torch.tensor([encoder_length, encoder_length - 2]),
+                *cache,
+                *cross,
+            ),
+        ),
+    )
+
+
+def _positions(embedding: nn.Embedding, positions: torch.Tensor) -> torch.Tensor:
+    """BART's learned positions: row `offset` (2) of the table is position 0."""
+    return nn.functional.embedding(positions + embedding.offset, embedding.weight)
+
+
+def _additive(seen: torch.Tensor) -> torch.Tensor:
+    return torch.where(seen, torch.tensor(0.0), torch.tensor(MASKED))
+
+
+def _heads(attention: nn.Module, projected: torch.Tensor) -> torch.Tensor:
+    """[B,N,heads·head_dim] → [B,heads,N,head_dim]."""
+    return projected.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+
+def _joined(attended: torch.Tensor) -> torch.Tensor:
+    """[B,heads,N,head_dim] → [B,N,heads·head_dim]."""
+    return attended.transpose(1, 2).flatten(2)

@@ -1,0 +1,204 @@
+"""SAM2 as two ONNX graphs: image encoder and mask decoder for box prompts.
+
+The mask decoder gives what `Sam2Model(..., input_boxes=..., multimask_output=False)` gives, computed with the boxes as
+the batch axis: what depends on the picture alone (the first layer's projections of the image embedding) is computed
+once, not once per box, and the projections of the constant positional embedding are folded into biases.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Sam2Model
+
+from florence2_sam2.export.graphs import Graph, Tensor
+
+IMAGE_ENCODER = "sam2_image_encoder/1/model.onnx"
+MASK_DECODER = "sam2_mask_decoder/1/model.onnx"
+
+
+class ImageEncoder(nn.Module):
+    """`pixel_values` FP32 [B,3,S,S] → image embedding with `no_memory_embedding` added, and the two finer maps."""
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        self.backbone = model.vision_encoder.backbone
+        self.neck = model.vision_encoder.neck
+        self.levels = model.vision_encoder.num_feature_levels
+        self.conv_s0 = model.mask_decoder.conv_s0
+        self.conv_s1 = model.mask_decoder.conv_s1
+        self.no_memory_embedding = nn.Buffer(model.no_memory_embedding.detach().reshape(1, -1, 1, 1))
+        size = model.config.prompt_encoder_config.image_size
+        with torch.no_grad():
+            patches = self.backbone.patch_embed(torch.zeros(1, 3, size, size))
+            # Constant for one size of picture: the file needs no bicubic resizing, and stores one map.
+            self.position = nn.Buffer(self.backbone._get_pos_embed(patches.shape[1:3]).contiguous())
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = self.backbone.patch_embed(pixel_values) + self.position
+        stages = []
+        for index, block in enumerate(self.backbone.blocks):
+            hidden = block(hidden)
+            if index in self.backbone.stage_ends:
+                stages.append(hidden)
+        coarse, middle, fine = self.neck(tuple(stages))[0][-self.levels :]
+        return coarse + self.no_memory_embedding, self.conv_s0(fine), self.conv_s1(middle)
+
+
+class BoxEmbedding(nn.Module):
+    """Boxes FP32 [N,4] in the S×S frame → prompt tokens [N,3,C]: both corners and the padding point (label -1)."""
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        prompt = model.prompt_encoder
+        self.position = prompt.shared_embedding
+        self.size = prompt.input_image_size
+        self.corners = nn.Buffer(prompt.point_embed.weight.detach()[2:4])
+        self.padding = nn.Buffer(prompt.not_a_point_embed.weight.detach())
+
+    def forward(self, boxes: torch.Tensor) -> torch.Tensor:
+        # half a pixel: coordinates name pixels, the embedding wants their centres
+        corners = self.position((boxes.reshape(-1, 2, 2) + 0.5) / self.size) + self.corners
+        padding = self.padding.expand(boxes.shape[0], 1, -1)
+        return torch.cat([corners, padding], dim=1)
+
+
+class MaskChoice(nn.Module):
+    """Logits [N,M,H,W] and scores [N,M] of all mask tokens → those of the one mask to return.
+
+    Token 0 unless its mask is unstable: then the best of the others by predicted IoU
+    (`_dynamic_multimask_via_stability` in transformers).
+    """
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        decoder = model.mask_decoder
+        self.dynamic = decoder.dynamic_multimask_via_stability
+        self.delta = decoder.dynamic_multimask_stability_delta
+        self.threshold = decoder.dynamic_multimask_stability_thresh
+
+    def forward(self, logits: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.dynamic:
+            return logits[:, 0], scores[:, 0]
+        single = logits[:, 0].flatten(1)
+        inner = (single > self.delta).sum(dim=-1).float()
+        outer = (single > -self.delta).sum(dim=-1).float()
+        # an empty mask counts as stable
+        stability = torch.where(outer > 0, inner / outer.clamp(min=1.0), torch.tensor(1.0))
+        best = scores[:, 1:].argmax(dim=-1) + 1
+        chosen = torch.where(stability >= self.threshold, torch.zeros_like(best), best)
+        rows = torch.arange(logits.shape[0]) * logits.shape[1] + chosen
+        return logits.flatten(0, 1).index_select(0, rows), scores.flatten().index_select(0, rows)
+
+
+class MaskDecoder(nn.Module):
+    """The maps of one picture and N boxes → `mask_logits` FP32 [N,S/4,S/4] and `scores` FP32 [N]."""
+
+    def __init__(self, model: Sam2Model) -> None:
+        super().__init__()
+        self.decoder = model.mask_decoder
+        self.box_embedding = BoxEmbedding(model)
+        self.choice = MaskChoice(model)
+        decoder = model.mask_decoder
+        tokens = [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
+        self.tokens = nn.Buffer(torch.cat(tokens).detach()[None])
+        self.no_mask = nn.Buffer(model.prompt_encoder.no_mask_embed.weight.detach().reshape(1, -1, 1, 1))
+        with torch.no_grad():
+            position = model.get_image_wide_positional_embeddings().flatten(2).transpose(1, 2)
+        self.position = nn.Buffer(position)
+
+    def forward(
+        self,
+        image_embeddings: torch.Tensor,
+        high_res_features_0: torch.Tensor,
+        high_res_features_1: torch.Tensor,
+        boxes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        prompt = self.box_embedding(boxes)
+        points = torch.cat([self.tokens.expand(boxes.shape[0], -1, -1), prompt], dim=1)
+        keys = (image_embeddings + self.no_mask).flatten(2).transpose(1, 2)  # [1,HW,C] until the first layer's end
+        queries = points
+        for layer in self.decoder.transformer.layers:
+            queries, keys = self._layer(layer, queries, keys, points)
+        final = self.decoder.transformer.final_attn_token_to_image
+        attended = _attend(final, final.q_proj(queries + points), self._at(final.k_proj, keys), final.v_proj(keys))
+        queries = self.decoder.transformer.layer_norm_final_attn(queries + attended)
+
+        height, width = image_embeddings.shape[-2:]
+        maps = keys.transpose(1, 2).unflatten(2, (height, width))
+        maps = self.decoder.upscale_conv1(maps) + high_res_features_1
+        maps = self.decoder.activation(self.decoder.upscale_layer_norm(maps))
+        maps = self.decoder.activation(self.decoder.upscale_conv2(maps) + high_res_features_0)
+        kernels = torch.stack(
+            [mlp(queries[:, 2 + index]) for index, mlp in enumerate(self.decoder.output_hypernetworks_mlps)], dim=1
+        )
+        logits = (kernels @ maps.flatten(2)).unflatten(2, (4 * height, 4 * width))
+        return self.choice(logits, self.decoder.iou_prediction_head(queries[:, 1]))
+
+    def _layer(
+        self, layer: nn.Module, queries: torch.Tensor, keys: torch.Tensor, points: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One two-way block: tokens [N,T,C] attend to themselves and to the picture, the picture [·,HW,C] to them."""
+        own = layer.self_attn
+        if layer.skip_first_layer_pe:
+            queries = _attend(own, own.q_proj(queries), own.k_proj(queries), own.v_proj(queries))
+        else:
+            placed = queries + points
+            queries = queries + _attend(own, own.q_proj(placed), own.k_proj(placed), own.v_proj(queries))
+        queries = layer.layer_norm1(queries)
+
+        cross = layer.cross_attn_token_to_image
+        attended = _attend(cross, cross.q_proj(queries + points), self._at(cross.k_proj, keys), cross.v_proj(keys))
+        queries = layer.layer_norm2(queries + attended)
+        queries = layer.layer_norm3(queries + layer.mlp(queries))
+
+        back = layer.cross_attn_image_to_token
+        attended = _attend(back, self._at(back.q_proj, keys), back.k_proj(queries + points), back.v_proj(queries))
+        return queries, layer.layer_norm4(keys + attended)
+
+    def _at(self, projection: nn.Linear, keys: torch.Tensor) -> torch.Tensor:
+        """`projection(keys + position)`, with the constant part of the sum computed at export."""
+        constant = nn.functional.linear(self.position, projection.weight, projection.bias).detach()
+        return keys @ projection.weight.t() + constant
+
+
+def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
+    """The two graphs of `model`, for pictures of the size that its configuration names."""
+    size = model.config.prompt_encoder_config.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(2, 3, size, size, generator=generator)
+    encoder = ImageEncoder(model)
+    with torch.no_grad():
+        maps = encoder(pixels)
+    names = ("image_embeddings", "high_res_features_0", "high_res_features_1")
+    boxes = torch.tensor([[0.1, 0.2, 0.6, 0.7], [0.3, 0.3, 0.9, 0.5], [0.0, 0.0, 1.0, 1.0]]) * size
+    mask_size = maps[1].shape[-1]
+    return (
+        Graph(
+            IMAGE_ENCODER,
+            encoder,
+            (Tensor("pixel_values", ("batch", 3, size, size)),),
+            tuple(Tensor(name, ("batch", *value.shape[1:])) for name, value in zip(names, maps, strict=True)),
+            (pixels,),
+            exporter="dynamo",
+        ),
+        Graph(
+            MASK_DECODER,
+            MaskDecoder(model),
+            (
+                *(Tensor(name, (1, *value.shape[1:])) for name, value in zip(names, maps, strict=True)),
+                Tensor("boxes", ("boxes", 4)),
+            ),
+            (Tensor("mask_logits", ("boxes", mask_size, mask_size)), Tensor("scores", ("boxes",))),
+            (*(value[:1] for value in maps), boxes),
+            float32_scopes=("box_embedding", "choice"),
+        ),
+    )
+
+
+def _attend(attention: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention over projected tensors [N or 1, tokens, heads·head_dim]; where one side has 1 it serves all N."""
+    heads = (attention.num_attention_heads, attention.head_dim)
+    query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in (query, key, value))
+    weights = torch.softmax((query * attention.scaling) @ key.transpose(2, 3), dim=-1)
+    return attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
