@@ -9,17 +9,15 @@ or scans, overlapping tags, further frames); what is not handed on cannot do tha
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from florence2_sam2.server.inputs import exif, tiff
+from florence2_sam2.server.inputs import exif, png, tiff
 
 Format = Literal["JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF"]
 SizeCheck = Callable[[int, int], None]
 
-_MAX_PNG_CHUNKS = 65_536  # a 32 MiB file in the 8 KiB chunks that libpng writes has 4096
 _MAX_JPEG_SCANS = 100  # progressive encoders write about ten; each costs a pass over the whole picture
 _MAX_RLE_BYTES = 2**20  # Pillow decodes these in Python, two bytes at a time
 
@@ -43,7 +41,7 @@ def sniff(data: bytes) -> Format | None:
     """The format by the file's first bytes; None when it is not one that is served."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
-    if data.startswith(_PNG_SIGNATURE):
+    if data.startswith(png.SIGNATURE):
         return "PNG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WebP"
@@ -73,38 +71,12 @@ def read(data: bytes, check: SizeCheck) -> Picture | None:
         return _WALKERS[kind](data, check)
     except (struct.error, IndexError):
         raise DamagedPicture(f"is cut off: it ends within the header of the {kind}") from None
-    except tiff.DamagedTiff as error:
+    except (png.DamagedPng, tiff.DamagedTiff) as error:
         raise DamagedPicture(str(error)) from None
 
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
 def _png(data: bytes, check: SizeCheck) -> Picture:
-    if data[12:16] != b"IHDR":
-        raise DamagedPicture("is a damaged PNG: its header chunk is missing")
-    width, height = struct.unpack_from(">II", data, 16)
-    check(width, height)
-    view = memoryview(data)
-    kept: list[memoryview] = [view[:8]]
-    orientation = exif.UPRIGHT
-    position = 8
-    for _ in range(_MAX_PNG_CHUNKS):
-        length, name = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + length
-        if end > len(data):
-            raise DamagedPicture("is cut off: the PNG ends before its last chunk")
-        if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            (expected,) = struct.unpack_from(">I", data, end - 4)
-            if zlib.crc32(view[position + 4 : end - 4]) != expected:
-                raise DamagedPicture(f"is a damaged PNG: the checksum of chunk {name.decode()} is wrong")
-            kept.append(view[position:end])
-        elif name == b"eXIf":
-            orientation = exif.orientation(data[position + 8 : end - 4])
-        if name == b"IEND":
-            return Picture("PNG", b"".join(kept), width, height, orientation)
-        position = end
-    raise DamagedPicture(f"is a PNG of more than {_MAX_PNG_CHUNKS} chunks: save it again")
+    return Picture("PNG", *png.pixels_alone(data, check))
 
 
 _JPEG_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # Huffman or arithmetic coding, sequential or progressive

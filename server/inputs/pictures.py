@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.inputs import containers
+from florence2_sam2.server.inputs import containers, png
 from florence2_sam2.server.settings import Settings
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
@@ -108,6 +108,9 @@ def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDA
         with _PLUGINS[picture.format](io.BytesIO(picture.data)) as image:
             if image.size != (picture.width, picture.height):
                 raise ValueError("header and decoder disagree on the size")
+            image.load()
+            if picture.format == "PNG" and _may_lack_rows(image) and not png.has_all_rows(picture.data):
+                raise ValueError("pixel data ends early")
             rgb = _to_rgb(image)
             if picture.orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[picture.orientation])
@@ -120,7 +123,6 @@ def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDA
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image.load()
     if image.mode.startswith("I"):
         return _wide_grey_to_rgb(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -133,6 +135,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white.paste(with_alpha, mask=with_alpha)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Whether a PNG may have had too little data: what is missing stays 0, and without interlace it is at the end."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or last.getbbox() is None
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:

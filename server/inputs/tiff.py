@@ -15,11 +15,11 @@ from florence2_sam2.server.inputs import exif
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 ORIENTATION, SAMPLES, SAMPLE_FORMAT = 274, 277, 339
 TILE_WIDTH, TILE_HEIGHT = 322, 323
+STRIPS, TILES = (273, 279), (324, 325)  # offsets and lengths
 
 _KEPT = {
     *(WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT),
-    *(TILE_WIDTH, TILE_HEIGHT),
-    *(273, 279, 324, 325),  # where strips and tiles are, and their lengths
+    *(TILE_WIDTH, TILE_HEIGHT, *STRIPS, *TILES),
     266,  # bit order within bytes
     278,  # rows per strip
     284,  # planar or interleaved
@@ -73,6 +73,7 @@ def first_page(data: bytes, check: Callable[[int, int], None]) -> tuple[bytes, i
     if photometric not in (0, 1, 2, 3, 5, 6) or (photometric == 0 and bits == {16}):
         raise DamagedTiff("is a TIFF in a colour space that is not supported: save it as grey, RGB or CMYK")
 
+    _check_strips(data, order, entries)
     orientation = value(ORIENTATION, exif.UPRIGHT)
     kept = {tag: entry for tag, entry in entries.items() if tag in _KEPT}
     page = _with_directory(data, order, big, kept)
@@ -114,7 +115,18 @@ def _width(kind: int) -> int:
 
 def _numbers(data: bytes, order: str, entry: _Entry) -> tuple[int, ...]:
     kind, length, at = entry
-    return struct.unpack_from(f"{order}{min(length, 16)}{_TYPES[kind][0]}", data, at)
+    return struct.unpack_from(f"{order}{length}{_TYPES[kind][0]}", data, at)
+
+
+def _check_strips(data: bytes, order: str, entries: dict[int, _Entry]) -> None:
+    """Refuse strips and tiles that lie outside the file: decoders would go on into what is appended to it."""
+    for offsets, lengths in (STRIPS, TILES):
+        if offsets in entries and lengths in entries:
+            extents = zip(
+                _numbers(data, order, entries[offsets]), _numbers(data, order, entries[lengths]), strict=False
+            )
+            if any(offset + length > len(data) for offset, length in extents):
+                raise DamagedTiff("is cut off: the TIFF ends before its pixels")
 
 
 def _with_directory(data: bytes, order: str, big: bool, entries: dict[int, _Entry]) -> bytes:
