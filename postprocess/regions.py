@@ -222,9 +222,9 @@ class _Parser:
     def warnings(self) -> list[str]:
         sentences = []
         if self._leftover_locations:
-            sentences.append(f"{self._leftover_locations} location tokens belong to no complete region")
+            sentences.append(f"location tokens in no complete region: {self._leftover_locations}")
         if self._short_polygons:
-            sentences.append(f"{self._short_polygons} polygons have fewer than {_POLYGON_POINTS} points")
+            sentences.append(f"polygons of fewer than {_POLYGON_POINTS} points: {self._short_polygons}")
         if self._unlocated:
             sentences.append(f"phrases without a location: {', '.join(self._unlocated)}")
         return sentences

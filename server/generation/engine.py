@@ -143,10 +143,10 @@ class Engine:
     def _admit(self) -> None:
         """Let one waiting request join, if it fits."""
         now = time.monotonic()
+        if now >= self._next_sweep:
+            self._sweep()
+            self._next_sweep = now + _SWEEP_S
         with self._changed:
-            if now >= self._next_sweep:
-                self._waiting.drop_unwanted()
-                self._next_sweep = now + _SWEEP_S
             taken = sum(sequence.request.settings.num_beams for sequence in self._active)
             interactive = any(sequence.request.priority == "interactive" for sequence in self._active)
             request = self._waiting.take(self._decoder.max_rows - taken, interactive, not self._active)
@@ -172,6 +172,15 @@ class Engine:
                 began,
             )
         )
+
+    def _sweep(self) -> None:
+        """Answer those whose callers have given up waiting. The callers' code runs outside the lock."""
+        with self._changed:
+            waiting = self._waiting.everyone()
+        unwanted = {request for request in waiting if not request.is_wanted()}
+        if unwanted:
+            with self._changed:
+                self._waiting.leave(unwanted)
 
     def _step(self) -> None:
         """One token for everyone."""

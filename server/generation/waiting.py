@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
@@ -97,12 +97,14 @@ class Waiting:
         fits = bulk[0].settings.num_beams <= free_rows - self._interactive_rows
         return bulk.popleft() if fits or idle else None
 
-    def drop_unwanted(self) -> None:
+    def everyone(self) -> list[Request]:
+        return [request for line in self._lines.values() for request in line]
+
+    def leave(self, requests: Collection[Request]) -> None:
         for priority, line in self._lines.items():
-            self._lines[priority] = deque(request for request in line if request.is_wanted())
+            self._lines[priority] = deque(request for request in line if request not in requests)
 
     def drain(self) -> list[Request]:
-        drained = [request for line in self._lines.values() for request in line]
-        for line in self._lines.values():
-            line.clear()
-        return drained
+        everyone = self.everyone()
+        self.leave(everyone)
+        return everyone
