@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from florence2_sam2.postprocess.masks import upsample_mask
 from florence2_sam2.server.errors import InvalidRequest
 
-# Most bytes of full-size masks in one answer, a byte a pixel: 1 GiB. Larger ones would fill the shared memory.
+# Most bytes of full-size masks in one answer, a byte a pixel: 1 GiB. More would fill the shared memory.
 MAX_MASK_BYTES = 2**30
 
 
@@ -52,7 +52,9 @@ def full_size_masks(logits: NDArray[np.float32], width: int, height: int) -> NDA
             "boxes",
             f"{len(logits)} masks of {width}×{height} are too large for one answer, at most {most} fit",
         )
-    masks = np.empty((len(logits), height, width), np.bool_)
+    masks = np.zeros((len(logits), height, width), np.bool_)
     for mask, logit in zip(masks, logits, strict=True):
-        mask[...] = upsample_mask(logit, width, height)
+        cropped = upsample_mask(logit, width, height)
+        h, w = cropped.bits.shape
+        mask[cropped.y : cropped.y + h, cropped.x : cropped.x + w] = cropped.bits
     return masks

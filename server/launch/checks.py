@@ -19,6 +19,7 @@ from pathlib import Path
 from florence2_sam2.server import manifest
 from florence2_sam2.server.launch.errors import StartError
 
+SHM_NEEDED_BYTES = 48 * 2**20
 PYTHONS = ((3, 11), (3, 12))
 # `segment` needs both halves.
 HALVES: dict[str, Callable[[Path], manifest.Exported]] = {
@@ -131,11 +132,29 @@ def check_repository(repository: Path, hashes: bool = True) -> dict[str, manifes
     for model, exported in manifests.items():
         for name, digest in exported.files.items():
             path = repository / name
+            if not path.resolve().is_relative_to(repository.resolve()):
+                raise StartError(f"{model}'s manifest names {name}, outside the repository: export again")
             if not path.is_file():
                 raise StartError(f"{path} is missing, {model}'s manifest names it: export again")
             if hashes and _sha256(path) != digest:
                 raise StartError(f"{path} has changed since the export (its SHA-256 differs): export again")
     return manifests
+
+
+def check_shared_memory(needed: int = SHM_NEEDED_BYTES, folder: str = "/dev/shm") -> None:
+    """The python models' regions fit. Containers have 64 MB unless told otherwise, enough for the small
+    models only.
+
+    Raises:
+        StartError: there is too little to start.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        raise StartError(
+            f"{folder} has {free // 2**20} MB free, at least {needed // 2**20} MB are needed:"
+            " docker run --shm-size=1g, or remove what lies there"
+        )
 
 
 def free_port(host: str) -> int:

@@ -17,9 +17,9 @@ ADMIN_HEADER = "florence2-sam2-admin-key"
 GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
 
 EXIT_TIMEOUT_SECONDS = 30
-# Each python model has one region of its own. It grows by itself, page by page as it is touched, and never
-# shrinks.
-SHM_DEFAULT_BYTES = 16 * 2**20
+# Each python model has one region in /dev/shm, taken in full at the start. It grows with its tensors and
+# never shrinks.
+SHM_DEFAULT_BYTES = 4 * 2**20
 # Calls between models that one model may have waiting, see `async_model.CALL_THREADS`.
 BLS_THREADS = 64
 

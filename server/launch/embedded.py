@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import os
 import secrets
 import shutil
@@ -40,8 +39,11 @@ SHM_PREFIX = "florence2_sam2_"
 
 
 def packaged_repository() -> Path:
-    """The model repository that travels with the package, with the small demo models."""
-    return Path(str(importlib.resources.files("florence2_sam2.model_repository")))
+    """The model repository that travels with the package, with the small demo models.
+
+    It lies beside the `server` package, in the source tree as in the installed package.
+    """
+    return Path(__file__).parents[2] / "model_repository"
 
 
 class EmbeddedServer:
@@ -141,6 +143,7 @@ class EmbeddedServer:
         self._environment = server_environment(
             self._wheel, checks.check_python3(), checks.find_libpython(), self.settings, os.environ
         )
+        checks.check_shared_memory()
         checks.check_repository(self.repository, self._check_hashes)
         for flag, port in self._ports.items():
             if port:
@@ -268,6 +271,7 @@ class EmbeddedServer:
         self._plan = guard.Plan(command, str(log), str(self._folder), prefix, EXIT_TIMEOUT_SECONDS + 5)
         self._guard = subprocess.Popen(
             [sys.executable, "-m", guard.__name__, guard.to_json(self._plan)],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self._environment,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 # 2026-01-31T12:00:00Z 4711 E model_lifecycle.cc:642] "failed to load 'x' …\n\nAt:\n  …"
 _LINE = re.compile(r"^\S+ (?:\d+ )?(?P<severity>[IWE]) (?:\d+ )?(?P<source>\S+:\d+)\] (?P<text>.*)$")
+# Said at each start on a machine without a GPU, and without meaning there.
+_NOISE = ("CudaDriverHelper has not been initialized", "unable to create stream for")
 _FAILED = re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)", re.DOTALL)
 
 
@@ -31,11 +33,17 @@ class LogReader:
 
 
 def error_of(line: str) -> str | None:
-    """The message of a line of severity error, one line of text; None for every other line."""
+    """The message of a line of severity error, one line of text; None for every other line.
+
+    Of a traceback only the exception is shown.
+    """
     match = _LINE.match(line)
     if match is None or match["severity"] != "E":
         return None
-    return " ".join(_unquoted(match["text"]).splitlines()[:1]).strip() or None
+    first, *others = _unquoted(match["text"]).strip().splitlines() or [""]
+    if not first or first.startswith(_NOISE):
+        return None
+    return f"{first}: {others[-1]}" if others and others[0].startswith("Traceback") else first
 
 
 def loading_failure(log: str) -> str | None:
@@ -63,7 +71,7 @@ def failure_reason(log: str) -> str | None:
 def _reason(text: str) -> str:
     """`Internal: FileNotFoundError: …\\n\\nAt:\\n  file(line): function…` → the exception alone."""
     head = text.split("\n\nAt:")[0]
-    return " ".join(head.removeprefix("Internal: ").split())
+    return " ".join(head.removeprefix("Internal: ").split()).rstrip(";")
 
 
 def _unquoted(text: str) -> str:

@@ -18,8 +18,7 @@ RESTARTS_SECONDS = 300.0
 def supervise(
     server: EmbeddedServer, on_failure: Callable[[str], None], on_ready: Callable[[], None]
 ) -> NoReturn:
-    """Watch a ready server, and start it again when one of its processes has died. Returns never; a signal
-    ends it.
+    """Watch a ready server, and start it again when one of its processes has died. An exception ends it.
 
     Args:
         on_failure: called with what has happened, before the restart.
