@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -301,7 +302,7 @@ def test_the_installed_command(peer: Peer, pictures: list[str]) -> None:
         capture_output=True,
         text=True,
         timeout=60,
-        env={"FLORENCE2_SAM2_URL": peer.address, "PATH": ""},
+        env=os.environ | {"FLORENCE2_SAM2_URL": peer.address},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"picture": pictures[0]} | ANSWER
