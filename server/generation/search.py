@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -83,16 +84,22 @@ class Greedy:
         return Generated(self._tokens, float(self._log_probability))
 
 
+class _Candidate(NamedTuple):
+    parent: int
+    token: int
+    log_probability: float
+
+
 class _Beam(NamedTuple):
     tokens: tuple[int, ...]
-    log_probability: np.float32
+    log_probability: float
     ngrams: NGrams
 
 
 class _Finished(NamedTuple):
-    score: np.float32
+    score: float
     tokens: tuple[int, ...]
-    log_probability: np.float32
+    log_probability: float
 
 
 class BeamSearch:
@@ -108,7 +115,7 @@ class BeamSearch:
         self._settings = settings
         ngrams = NGrams(settings.no_repeat_ngram_size)
         ngrams.append(settings.decoder_start)
-        self._beams = [_Beam((), np.float32(0), ngrams)]
+        self._beams = [_Beam((), 0.0, ngrams)]
         self._finished: list[_Finished] = []
 
     def step(self, logits: Logits) -> Continuation | None:
@@ -117,49 +124,52 @@ class BeamSearch:
         length = len(self._beams[0].tokens) + 1
         at_limit = length == settings.max_new_tokens
 
-        running: list[tuple[int, int, np.float32]] = []
-        for rank, (parent, token, score) in enumerate(self._candidates(logits)):
-            if not (at_limit or token == settings.eos):
-                running.append((parent, token, score))
+        running: list[_Candidate] = []
+        for rank, candidate in enumerate(self._candidates(logits)):
+            if not (at_limit or candidate.token == settings.eos):
+                running.append(candidate)
             elif rank < width:
-                self._finish(parent, token, score, length)
+                self._finish(candidate, length)
         running = running[:width]
         if not (running or self._finished):
             raise ValueError("the generation settings leave no token to continue with")
-        if at_limit or not running or self._is_settled(running[0][2], length):
+        if at_limit or not running or self._is_settled(running[0].log_probability, length):
             return None
         self._beams = self._grown(running)
-        return Continuation([token for _, token, _ in running], [parent for parent, _, _ in running])
+        return Continuation([child.token for child in running], [child.parent for child in running])
 
     def result(self) -> Generated:
         best = self._finished[0]
-        return Generated(list(best.tokens), float(best.log_probability))
+        return Generated(list(best.tokens), best.log_probability)
 
-    def _candidates(self, logits: Logits) -> list[tuple[int, int, np.float32]]:
-        """The best continuations (row, token, score) of all rows, best first; of equal ones the first."""
+    def _candidates(self, logits: Logits) -> list[_Candidate]:
+        """The best continuations of all rows, best first; of equal ones the first."""
         keep = 2 * self._settings.num_beams
         generated = len(self._beams[0].tokens)
         forced = self._settings.forced(generated)
-        found: list[tuple[int, int, np.float32]] = []
+        found: list[_Candidate] = []
         for index, (beam, row) in enumerate(zip(self._beams, logits, strict=True)):
             if forced is not None:
-                found.append((index, forced, beam.log_probability))
+                found.append(_Candidate(index, forced, beam.log_probability))
                 continue
             top, log_sum = log_normaliser(row)
             _ban(row, self._settings, generated, beam.ngrams)
             tokens = largest(row, keep)
-            scores = row[tokens] - top - log_sum + beam.log_probability
-            found += [(index, int(t), s) for t, s in zip(tokens, scores, strict=True) if s > -np.inf]
-        return sorted(found, key=lambda candidate: -candidate[2])[:keep]
+            scores = row[tokens] - top - log_sum + np.float32(beam.log_probability)
+            # As Python floats, which hold float32 exactly, they are faster to handle one by one.
+            found += map(_Candidate, repeat(index), tokens.tolist(), scores.tolist())
+        found.sort(key=lambda candidate: -candidate.log_probability)
+        return [candidate for candidate in found[:keep] if candidate.log_probability > -np.inf]
 
-    def _finish(self, parent: int, token: int, log_probability: np.float32, length: int) -> None:
+    def _finish(self, ended: _Candidate, length: int) -> None:
         """Keep an ended sequence if it is among the `num_beams` best ended ones; of equal ones the earlier stays."""
-        score = log_probability / np.float32(length**self._settings.length_penalty)
-        self._finished.append(_Finished(score, (*self._beams[parent].tokens, token), log_probability))
+        score = np.float32(ended.log_probability) / np.float32(length**self._settings.length_penalty)
+        tokens = (*self._beams[ended.parent].tokens, ended.token)
+        self._finished.append(_Finished(float(score), tokens, ended.log_probability))
         self._finished.sort(key=lambda finished: -finished.score)
         del self._finished[self._settings.num_beams :]
 
-    def _is_settled(self, best_running: np.float32, length: int) -> bool:
+    def _is_settled(self, best_running: float, length: int) -> bool:
         """No running row may still change the answer, as far as `early_stopping` cares to look."""
         settings = self._settings
         if len(self._finished) < settings.num_beams:
@@ -168,18 +178,18 @@ class BeamSearch:
             return True
         if settings.early_stopping == "never" and settings.length_penalty > 0:
             length = settings.max_new_tokens
-        reachable = best_running / np.float32(length**settings.length_penalty)
+        reachable = np.float32(best_running) / np.float32(length**settings.length_penalty)
         return not reachable > self._finished[-1].score
 
-    def _grown(self, running: list[tuple[int, int, np.float32]]) -> list[_Beam]:
+    def _grown(self, running: list[_Candidate]) -> list[_Beam]:
         """The rows of the next step. The last child of a row takes its n-grams over, the others get copies."""
-        last_child = {parent: child for child, (parent, _, _) in enumerate(running)}
+        last_child = {child.parent: child for child in running}
         beams = []
-        for child, (parent, token, log_probability) in enumerate(running):
-            beam = self._beams[parent]
-            ngrams = beam.ngrams if last_child[parent] == child else beam.ngrams.fork()
-            ngrams.append(token)
-            beams.append(_Beam((*beam.tokens, token), log_probability, ngrams))
+        for child in running:
+            beam = self._beams[child.parent]
+            ngrams = beam.ngrams if last_child[child.parent] is child else beam.ngrams.fork()
+            ngrams.append(child.token)
+            beams.append(_Beam((*beam.tokens, child.token), child.log_probability, ngrams))
         return beams
 
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from florence2_sam2.server.generation.topk import largest, log_normaliser
 
 
-@given(st.integers(1, 3000), st.integers(1, 16), st.integers(0, 2**32 - 1), st.sampled_from([2, 30, 10**6]))
+@given(
+    st.one_of(st.integers(1, 50), st.integers(8000, 20_000)),
+    st.integers(1, 16),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([2, 30, 10**6]),
+)
 def test_largest_equals_a_stable_sort(size: int, k: int, seed: int, distinct: int) -> None:
     rng = np.random.default_rng(seed)
     row = rng.integers(0, distinct, size).astype(np.float32)
