@@ -27,7 +27,9 @@ class Settings:
     """Limits and switches of one server. Sizes are in bytes, times in seconds, sides in pixels."""
 
     max_image_bytes: int = _setting(32 * 2**20, "largest encoded picture, in bytes", 1)
-    max_pixels: int = _setting(64_000_000, "largest picture, in pixels (a TIFF at most 178 million)", 1)
+    max_pixels: int = _setting(
+        64_000_000, "largest picture, in pixels (WebP and TIFF: at most 178 million)", 1
+    )
     max_side: int = _setting(32_768, "longest side of a picture, in pixels", 1)
     max_caption_bytes: int = _setting(4096, "longest caption, in bytes of UTF-8", 1)
     max_boxes: int = _setting(1000, "most boxes in one request", 1)

@@ -61,6 +61,7 @@ def decide(url: str, settings: Settings, resolver: Resolver) -> Target:
 
     Raises:
         RefusedUrl: one of these is not so, or the host does not resolve.
+        TimeoutError: the resolver raised it.
     """
     scheme, host, port, path = _split(url)
     allowed = f"{host}:{port}" in settings.url_allow or f"[{host}]:{port}" in settings.url_allow
@@ -69,6 +70,8 @@ def decide(url: str, settings: Settings, resolver: Resolver) -> Target:
     literal = _literal(host)
     try:
         addresses = (str(literal),) if literal else tuple(dict.fromkeys(resolver(host, port)))
+    except TimeoutError:  # of the caller's resolver, whose time it is
+        raise
     except (OSError, UnicodeError):
         raise RefusedUrl(f"the host {host} cannot be resolved") from None
     if not addresses:

@@ -1,0 +1,53 @@
+"""What the encoders receive: exact size, layout and frame, whatever the picture's shape."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from florence2_sam2.server.manifest import ImageSpec
+from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+
+SPEC = ImageSpec(
+    height=24, width=40, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resample="bicubic"
+)
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (1, 1), (1, 4000), (4000, 1), (100, 37)])
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
+def test_any_picture_becomes_contiguous_floats_of_the_exact_size(
+    shape: tuple[int, int], resample: str
+) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    spec = ImageSpec(24, 40, SPEC.mean, SPEC.std, resample)  # type: ignore[arg-type]
+    values = to_pixel_values(picture, spec)
+    assert values.shape == (1, 3, 24, 40)
+    assert values.dtype == np.float32
+    assert values.flags.c_contiguous
+    way = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[resample]
+    resized = np.asarray(Image.fromarray(picture).resize((40, 24), way)).transpose(2, 0, 1)
+    wanted = (resized / 255 - np.reshape(SPEC.mean, (3, 1, 1))) / np.reshape(SPEC.std, (3, 1, 1))
+    assert np.abs(values[0] - wanted).max() < 1e-6
+
+
+def test_read_only_and_sliced_pictures_are_taken() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    picture.flags.writeable = False
+    whole = to_pixel_values(picture[::2, ::2], SPEC)
+    assert np.array_equal(whole, to_pixel_values(picture[::2, ::2].copy(), SPEC))
+
+
+def test_boxes_are_scaled_into_the_encoders_frame() -> None:
+    spec = ImageSpec(1024, 1024, SPEC.mean, SPEC.std, "bilinear")
+    boxes = np.array([[0, 0, 1280, 853], [128, 85.3, 640, 426.5]], np.float32)
+    scaled = to_model_frame(boxes, 1280, 853, spec)
+    assert scaled.dtype == np.float32
+    assert np.allclose(scaled, [[0, 0, 1024, 1024], [102.4, 102.4, 512, 512]], atol=1e-4)
+    assert to_model_frame(np.zeros((0, 4), np.float32), 5, 7, spec).shape == (0, 4)
+
+
+def test_boxes_are_left_as_they_were() -> None:
+    boxes = np.ones((2, 4), np.float32)
+    to_model_frame(boxes, 10, 10, SPEC)
+    assert np.array_equal(boxes, np.ones((2, 4), np.float32))
