@@ -167,7 +167,7 @@ class EmbeddedServer:
         client = grpc.InferenceServerClient(self.grpc_address)
         try:
             while not self._says_ready(client):
-                self.check_alive()
+                self._check_running()
                 failed = loading_failure(self._read_log())
                 if failed:
                     raise StartError(f"{failed}; Triton's log: {self.log_path}")
@@ -188,12 +188,10 @@ class EmbeddedServer:
                 says READY,
                 and answers that model's requests with errors.
         """
-        if self._process.poll() is not None:
-            reason = failure_reason(self._read_log()) or f"exit code {self._process.returncode}"
-            raise StartError(f"the server has ended: {reason}; its log: {self.log_path}")
+        self._check_running()
         dead = processes.dead_children(self._server) if self._server else []
         if dead:
-            raise StartError(f"a model's process has died (pid {dead[0]}); the server's log: {self.log_path}")
+            raise StartError(f"a model's process has died (pid {dead[0]}); Triton's log: {self.log_path}")
 
     def stop(self) -> None:
         """Refuse new requests, finish those in flight, end. The private folder goes, and with it the log in
@@ -252,12 +250,17 @@ class EmbeddedServer:
             raise RuntimeError("the server has not been started")
         return self._guard
 
+    def _check_running(self) -> None:
+        if self._process.poll() is not None:
+            reason = failure_reason(self._read_log()) or f"exit code {self._process.returncode}"
+            raise StartError(f"the server has ended: {reason}; Triton's log: {self.log_path}")
+
     def _launch(self) -> None:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="florence2-sam2-"))
         log = self._log.resolve() if self._log else self._folder / "triton.log"
         self._log_start = log.stat().st_size if log.exists() else 0
-        prefix = f"{SHM_PREFIX}{secrets.token_hex(4)}_"
+        prefix = f"{SHM_PREFIX}{os.getpid()}_{secrets.token_hex(4)}_"
         command = server_command(
             self._wheel,
             assemble_backends(self._wheel, self._folder),

@@ -1,0 +1,28 @@
+"""One real Triton server on the packaged repository, for all tests of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.launch.errors import StartError
+from florence2_sam2.server.launch.log import error_of
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """The server, ready. Whatever the tests do to it, it must log no bug of ours."""
+    started = EmbeddedServer()
+    try:
+        started.start()
+        started.wait_ready()
+    except StartError as error:
+        started.kill()
+        pytest.fail(f"the server of this session does not start: {error}", pytrace=False)
+    yield started
+    errors = [error_of(line) for line in started.log_path.read_text("utf-8", "replace").splitlines()]
+    bugs = [message for message in errors if message and message.startswith("internal error")]
+    started.stop()
+    assert not bugs, "\n".join(bugs)
