@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ class CroppedMask:
     def from_full(cls, mask: NDArray[np.bool_]) -> CroppedMask:
         """Crop a mask of the whole picture, bool [height, width], to its True pixels."""
         height, width = mask.shape
-        return _trim(mask, 0, 0, width, height)
+        trimmed = _trim(mask, 0, 0, width, height)
+        return replace(trimmed, bits=trimmed.bits.copy())
 
     @property
     def area(self) -> int:
@@ -93,51 +95,64 @@ def upsample_mask(logits: NDArray[np.float32], width: int, height: int) -> Cropp
         The mask, cropped to its True pixels.
     """
     positive = logits > 0
-    rows, columns = _Axis(logits.shape[0], height), _Axis(logits.shape[1], width)
+    rows, columns = _axis(logits.shape[0], height), _axis(logits.shape[1], width)
     reached, crop = rows.reach(positive.any(axis=1)), columns.reach(positive.any(axis=0))
-    bits = np.zeros((reached.stop - reached.start, crop.stop - crop.start), dtype=np.bool_)
-    if not bits.size:
-        return _trim(bits, 0, 0, width, height)
+    if reached.start == reached.stop or crop.start == crop.stop:
+        return _trim(np.zeros((0, 0), dtype=np.bool_), 0, 0, width, height)
     source = logits[rows.low[reached.start] : rows.high[reached.stop - 1] + 1]
-    low, high = rows.low[reached] - rows.low[reached.start], rows.high[reached] - rows.low[reached.start]
-    low_weight, high_weight = rows.low_weight[reached, None], rows.high_weight[reached, None]
+    low = rows.low[reached] - rows.low[reached.start]
+    # Rows of pixels between the same two rows of logits are done together.
+    first = np.flatnonzero(np.diff(low, prepend=-1))
+    stop = np.append(first[1:], len(low))
     with np.errstate(invalid="ignore"):  # infinite logits times a weight of 0
         wide = (
             source.take(columns.low[crop], axis=1) * columns.low_weight[crop]
             + source.take(columns.high[crop], axis=1) * columns.high_weight[crop]
         )
-        # Rows of pixels between the same two rows of logits are done together.
-        for group in np.split(np.arange(len(bits)), np.flatnonzero(np.diff(low)) + 1):
-            upper, lower = wide[low[group[0]]], wide[high[group[0]]]
-            least, most = np.minimum(upper, lower), np.maximum(upper, lower)
-            all_positive = (least > SMALLEST) & (most < np.inf)
-            mixed = np.flatnonzero(~all_positive & ~(most <= 0))
-            together = bits[group[0] : group[-1] + 1]
-            together[:] = all_positive
-            together[:, mixed] = upper[mixed] * low_weight[group] + lower[mixed] * high_weight[group] > 0
+        upper, lower = wide[low[first]], wide[rows.high[reached][first] - rows.low[reached.start]]
+        least, most = np.minimum(upper, lower), np.maximum(upper, lower)
+        all_positive = (least > SMALLEST) & (most < np.inf)
+        mixed = ~all_positive & ~(most <= 0)
+        bits = all_positive.repeat(stop - first, axis=0)
+        low_weight, high_weight = rows.low_weight[reached, None], rows.high_weight[reached, None]
+        for index in np.flatnonzero(mixed.any(axis=1)):
+            together = slice(first[index], stop[index])
+            at = mixed[index].nonzero()[0]
+            value = (
+                upper[index].take(at) * low_weight[together] + lower[index].take(at) * high_weight[together]
+            )
+            bits[together, at] = value > 0
     return _trim(bits, crop.start, reached.start, width, height)
 
 
+@dataclass(frozen=True, eq=False)
 class _Axis:
-    """Along one axis, the two logits `low`, `high` (int64 [pixels]) each pixel lies between, and their weights (FP32).
+    """Along one axis, the logits each pixel lies between (indices, int64 [pixels]) and their weights (FP32)."""
 
-    torch's area_pixel_compute_source_index for align_corners=False: pixel p lies at (p + 0.5) · size / pixels - 0.5,
-    not below 0. torch's vector code fuses the multiplication and the subtraction; float64 gives the same rounding.
-    """
-
-    def __init__(self, size: int, pixels: int) -> None:
-        scale = np.float64(np.float32(size) / np.float32(pixels))
-        position = np.maximum(scale * (np.arange(pixels) + 0.5) - 0.5, 0).astype(np.float32)
-        self.low = np.minimum(position.astype(np.int64), size - 1)
-        self.high = np.minimum(self.low + 1, size - 1)
-        self.high_weight = np.clip(position - self.low.astype(np.float32), np.float32(0), np.float32(1))
-        self.low_weight = np.float32(1) - self.high_weight
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    low_weight: NDArray[np.float32]
+    high_weight: NDArray[np.float32]
 
     def reach(self, positive: NDArray[np.bool_]) -> slice:
         """The pixels that lie between logits of which one may be positive, as one range; empty if there are none."""
         span = _true_span(positive)
         first = int(np.searchsorted(self.high, span.start))
         return slice(first, max(first, int(np.searchsorted(self.low, span.stop))))
+
+
+@lru_cache(maxsize=8)  # the objects of a picture share both axes
+def _axis(size: int, pixels: int) -> _Axis:
+    """torch's area_pixel_compute_source_index for align_corners=False.
+
+    Pixel p lies at (p + 0.5) · size / pixels - 0.5, not below 0. torch's vector code fuses the multiplication and the
+    subtraction; float64 gives the same rounding.
+    """
+    scale = np.float64(np.float32(size) / np.float32(pixels))
+    position = np.maximum(scale * (np.arange(pixels) + 0.5) - 0.5, 0).astype(np.float32)
+    low = np.minimum(position.astype(np.int64), size - 1)
+    high_weight = np.clip(position - low.astype(np.float32), np.float32(0), np.float32(1))
+    return _Axis(low, np.minimum(low + 1, size - 1), np.float32(1) - high_weight, high_weight)
 
 
 def _true_span(flags: NDArray[np.bool_]) -> slice:
@@ -151,5 +166,4 @@ def _trim(bits: NDArray[np.bool_], x: int, y: int, width: int, height: int) -> C
     columns = _true_span(bits[rows].any(axis=0))
     if rows.start == rows.stop:
         return CroppedMask(np.zeros((0, 0), dtype=np.bool_), 0, 0, width, height)
-    # A copy, so that the crop does not keep the larger array alive.
-    return CroppedMask(bits[rows, columns].copy(), x + columns.start, y + rows.start, width, height)
+    return CroppedMask(bits[rows, columns], x + columns.start, y + rows.start, width, height)

@@ -59,13 +59,13 @@ def mask_to_polygons(mask: CroppedMask, precision: float) -> list[Polygon]:
     if not (math.isfinite(precision) and precision >= 0):
         raise ValueError(f"precision: {precision}, expected a finite number that is not negative")
     rings = trace_rings(mask.bits)
-    part_of = _parts(mask.bits, rings)
+    doubled = [doubled_area(ring) for ring in rings]
+    part_of = _parts(mask.bits, rings, doubled)
     simplified = simplify_rings(rings, part_of, precision)
     offset = np.array([mask.x, mask.y], dtype=np.int32)
     polygons: dict[int, Polygon] = {}
     areas: dict[int, int] = {}
     # Exteriors first, so that each hole finds its polygon.
-    doubled = [doubled_area(ring) for ring in rings]
     for index in sorted(range(len(rings)), key=lambda index: doubled[index] < 0):
         part, ring = int(part_of[index]), simplified[index] + offset
         if doubled[index] > 0:
@@ -76,9 +76,9 @@ def mask_to_polygons(mask: CroppedMask, precision: float) -> list[Polygon]:
     return [polygons[part] for part in sorted(polygons, key=lambda part: -areas[part])]
 
 
-def _parts(bits: NDArray[np.bool_], rings: Sequence[Ring]) -> NDArray[np.int64]:
+def _parts(bits: NDArray[np.bool_], rings: Sequence[Ring], doubled: Sequence[int]) -> NDArray[np.int64]:
     """For each ring a number [R] that rings of the same part, an exterior and its holes, share."""
-    if sum(doubled_area(ring) > 0 for ring in rings) < 2:
+    if sum(area > 0 for area in doubled) < 2:
         return np.zeros(len(rings), dtype=np.int64)
     _, labels = cv2.connectedComponents(bits.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
     # Along a ring the mask is to the right of the direction of travel, as seen on the screen.

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 def doubled_area(ring: NDArray[np.int32]) -> int:
     """Twice the signed area of a ring [n, 2] of (x, y), by the shoelace formula: exact."""
-    points = ring.astype(np.int64)
-    following = np.roll(points, -1, axis=0)
-    return int((points[:, 0] * following[:, 1] - following[:, 0] * points[:, 1]).sum())
+    x, y = ring.astype(np.int64).T
+    return int(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1])
 
 
 def trace_rings(bits: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
@@ -78,13 +77,14 @@ def _cycles(successor: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
     for first in range(len(following)):
         if seen[first]:
             continue
-        before = len(order)
-        element = first
-        while not seen[element]:
+        cycle = [first]
+        element = following[first]
+        while element != first:
             seen[element] = 1
-            order.append(element)
+            cycle.append(element)
             element = following[element]
-        lengths.append(len(order) - before)
+        order += cycle
+        lengths.append(len(cycle))
     return np.array(order, dtype=np.int64), np.array(lengths, dtype=np.int64)
 
 

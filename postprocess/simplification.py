@@ -96,16 +96,16 @@ def _changed_area(
     By the even-odd rule these are the pixels inside both outlines taken as one: in a row, those between the first
     and the second crossing, the third and the fourth, …
     """
-    area = np.zeros(len(rings))
     index = np.flatnonzero(is_simpler)
     both = [rings[i] for i in index] + [simplified[i] for i in index]
     segments = join_segments(both)
     (x1, y1), (x2, y2) = segments.start.T, segments.stop.T
     owner, row = spans(np.minimum(y1, y2), np.maximum(y1, y2))
     slope = (x2 - x1)[owner] / (y2 - y1)[owner]
-    pixel = np.ceil(x1[owner] + slope * (row + 0.5 - y1[owner]) - 0.5)
-    ring = index[segments.ring[owner] % len(index)]
-    order = np.lexsort((pixel, row, ring))
-    left, right = order[0::2], order[1::2]
-    np.add.at(area, ring[left], pixel[right] - pixel[left])
+    pixel = np.ceil(x1[owner] + slope * (row + 0.5 - y1[owner]) - 0.5).astype(np.int64)
+    # Sorted by ring, then row, then position in the row.
+    width, height = int(x1.max()) + 1, int(y1.max()) + 1
+    place = np.sort(((segments.ring[owner] % len(index)) * height + row) * width + pixel)
+    ring = index[place[0::2] // (width * height)]
+    area: NDArray[np.float64] = np.bincount(ring, weights=place[1::2] - place[0::2], minlength=len(rings))
     return area
