@@ -86,7 +86,11 @@ def load_sam2(checkpoint: Checkpoint) -> Sam2Model:
 def _require_type(checkpoint: Checkpoint, flag: str, types: tuple[str, ...]) -> None:
     found = checkpoint.read_json("config.json").get("model_type")
     if found not in types:
-        hint = "; Microsoft's own checkpoints need a conversion, take florence-community's" if "--florence2" in flag else ""
+        hint = (
+            "; Microsoft's own checkpoints need a conversion, take florence-community's"
+            if "--florence2" in flag
+            else ""
+        )
         raise ExportError(
             f"{flag}: {checkpoint.source.checkpoint} is a {found!r} checkpoint, not {types[0]!r} of transformers{hint}"
         )

@@ -56,7 +56,10 @@ class TextEncoder(nn.Module):
         mask = _additive(valid)[:, None, None, :]
         for layer in self.encoder.layers:
             hidden = layer(hidden, mask)
-        pairs = [(_heads(cross, cross.k_proj(hidden)), _heads(cross, cross.v_proj(hidden))) for cross in self.cross_attentions]
+        pairs = [
+            (_heads(cross, cross.k_proj(hidden)), _heads(cross, cross.v_proj(hidden)))
+            for cross in self.cross_attentions
+        ]
         return tuple(tensor for pair in pairs for tensor in pair)
 
 
@@ -73,7 +76,11 @@ class Decoder(nn.Module):
         self.head = model.lm_head
 
     def forward(
-        self, input_ids: torch.Tensor, past_lengths: torch.Tensor, encoder_lengths: torch.Tensor, *caches: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        past_lengths: torch.Tensor,
+        encoder_lengths: torch.Tensor,
+        *caches: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         layers = self.decoder.layers
         self_caches, cross_caches = caches[: 2 * len(layers)], caches[2 * len(layers) :]
@@ -105,7 +112,9 @@ class Decoder(nn.Module):
             cross_key, cross_value = cross_caches[2 * index : 2 * index + 2]
             query = _heads(attention, attention.q_proj(hidden)) * attention.scaling
             weights = torch.softmax(query @ cross_key.transpose(2, 3) + cross_mask, dim=-1)
-            hidden = layer.encoder_attn_layer_norm(hidden + attention.out_proj(_joined(weights @ cross_value)))
+            hidden = layer.encoder_attn_layer_norm(
+                hidden + attention.out_proj(_joined(weights @ cross_value))
+            )
 
             feed_forward = layer.fc2(layer.activation_fn(layer.fc1(hidden)))
             hidden = layer.final_layer_norm(hidden + feed_forward)
@@ -130,12 +139,17 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
 
     def pairs(prefix: str, length: str) -> tuple[Tensor, ...]:
         axes = ("batch", heads, length, head_dim)
-        return tuple(Tensor(f"{prefix}_{part}_{layer}", axes) for layer in layers for part in ("key", "value"))
+        return tuple(
+            Tensor(f"{prefix}_{part}_{layer}", axes) for layer in layers for part in ("key", "value")
+        )
 
     prompt = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
     encoder_length = image_tokens + prompt.shape[1]
     cache = [torch.randn(2, heads, 4, head_dim, generator=generator) for _ in pairs("self", "past")]
-    cross = [torch.randn(2, heads, encoder_length, head_dim, generator=generator) for _ in pairs("cross", "encoder")]
+    cross = [
+        torch.randn(2, heads, encoder_length, head_dim, generator=generator)
+        for _ in pairs("cross", "encoder")
+    ]
     return (
         Graph(
             VISION_ENCODER,

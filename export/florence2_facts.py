@@ -46,7 +46,9 @@ def read_image(processor: Florence2Processor) -> ImageSpec:
         raise ExportError(f"the image processor's rescale_factor is {config['rescale_factor']}, not 1/255")
     resample = int(config.get("resample", _BICUBIC))
     if resample not in (_BICUBIC, _BILINEAR):
-        raise ExportError(f"the image processor resamples with filter {resample}: only bilinear and bicubic are known")
+        raise ExportError(
+            f"the image processor resamples with filter {resample}: only bilinear and bicubic are known"
+        )
     return ImageSpec(
         int(size["height"]),
         int(size["width"]),
@@ -71,7 +73,9 @@ def read_tokens(model: Florence2ForConditionalGeneration, processor: Florence2Pr
     bins = sum(1 for token in vocabulary if token.startswith("<loc_") and token.endswith(">"))
     astray = next((i for i in range(bins) if vocabulary.get(f"<loc_{i}>") != first + i), None)
     if astray is not None:
-        raise ExportError(f"the tokenizer's location tokens do not have ids in order: <loc_{astray}> is astray")
+        raise ExportError(
+            f"the tokenizer's location tokens do not have ids in order: <loc_{astray}> is astray"
+        )
     if first + bins > text.vocab_size:
         raise ExportError(f"the model's vocabulary of {text.vocab_size} ends before the location tokens do")
 
@@ -87,7 +91,9 @@ def read_tokens(model: Florence2ForConditionalGeneration, processor: Florence2Pr
         pad=known("pad", generation.get("pad_token_id"), text.pad_token_id, tokenizer.pad_token_id),
         eos=known("eos", eos, text.eos_token_id, tokenizer.eos_token_id),
         decoder_start=known(
-            "decoder start", generation.get("decoder_start_token_id"), getattr(text, "decoder_start_token_id", None)
+            "decoder start",
+            generation.get("decoder_start_token_id"),
+            getattr(text, "decoder_start_token_id", None),
         ),
         image=model.config.image_token_id,
         location_first=first,

@@ -55,7 +55,9 @@ def read_generation(config: dict[str, Any]) -> Generation:
             )
     early_stopping = config.get("early_stopping") or False
     if early_stopping not in (True, False, "never"):
-        raise ExportError(f"generation_config: early_stopping is {early_stopping!r}, not true, false or \"never\"")
+        raise ExportError(
+            f'generation_config: early_stopping is {early_stopping!r}, not true, false or "never"'
+        )
     length_penalty = config.get("length_penalty")
     return Generation(
         num_beams=config.get("num_beams") or 1,
@@ -78,7 +80,9 @@ def single_id(config: dict[str, Any], name: str) -> int | None:
     value = config.get(name)
     if isinstance(value, (list, tuple)):
         if len(value) > 1:
-            raise ExportError(f"generation_config: {name} names {len(value)} tokens, the decoding loop knows one")
+            raise ExportError(
+                f"generation_config: {name} names {len(value)} tokens, the decoding loop knows one"
+            )
         value = value[0] if value else None
     return None if value is None else int(value)
 

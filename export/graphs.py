@@ -113,12 +113,24 @@ def _run_exporter(graph: Graph, path: Path, opset: int) -> None:
                 if tensor.dynamic_axes()
             }
             torch.onnx.export(
-                module, graph.example, str(path), opset_version=opset, dynamo=False, dynamic_axes=dynamic, **names
+                module,
+                graph.example,
+                str(path),
+                opset_version=opset,
+                dynamo=False,
+                dynamic_axes=dynamic,
+                **names,
             )
         else:
-            sizes = {axis: torch.export.Dim(axis) for tensor in graph.inputs for axis in tensor.axes if isinstance(axis, str)}
+            sizes = {
+                axis: torch.export.Dim(axis)
+                for tensor in graph.inputs
+                for axis in tensor.axes
+                if isinstance(axis, str)
+            }
             shapes = tuple(
-                {index: sizes[axis] for index, axis in tensor.dynamic_axes().items()} for tensor in graph.inputs
+                {index: sizes[axis] for index, axis in tensor.dynamic_axes().items()}
+                for tensor in graph.inputs
             )
             torch.onnx.export(
                 module,

@@ -16,9 +16,7 @@ def to_float16(model: onnx.ModelProto, float32_scopes: tuple[str, ...]) -> onnx.
     The graph's inputs and outputs stay float32, so callers need not know.
     """
     kept = [
-        node.name
-        for node in model.graph.node
-        if any(f"/{scope}/" in node.name for scope in float32_scopes)
+        node.name for node in model.graph.node if any(f"/{scope}/" in node.name for scope in float32_scopes)
     ]
     converted = convert_float_to_float16(
         model,
@@ -26,6 +24,13 @@ def to_float16(model: onnx.ModelProto, float32_scopes: tuple[str, ...]) -> onnx.
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS],
         node_block_list=kept,
     )
-    # The converter appends its casts at the end; ONNX wants producers before their users.
+    # A float32 node that uses one tensor twice gets its cast twice, and casts are appended at the end: ONNX wants each
+    # tensor made once, and before its users.
+    made: set[str] = set()
+    nodes = [
+        node for node in converted.graph.node if not (node.output[0] in made or made.update(node.output))
+    ]
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
     OnnxModel(converted).topological_sort()
     return converted

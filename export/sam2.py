@@ -86,9 +86,55 @@ class MaskChoice(nn.Module):
         # an empty mask counts as stable
         stability = torch.where(outer > 0, inner / outer.clamp(min=1.0), torch.tensor(1.0))
         best = scores[:, 1:].argmax(dim=-1) + 1
-        chosen = torch.where(stability >= self.threshold, torch.zeros_like(best), best)
-        rows = torch.arange(logits.shape[0]) * logits.shape[1] + chosen
-        return logits.flatten(0, 1).index_select(0, rows), scores.flatten().index_select(0, rows)
+        # Nothing here may ask for the number of boxes: the exporter would write down the example's.
+        chosen = best * (stability < self.threshold).to(best.dtype)
+        mask, score = logits[:, 0], scores[:, 0]
+        for token in range(1, logits.shape[1]):
+            mask = torch.where((chosen == token)[:, None, None], logits[:, token], mask)
+            score = torch.where(chosen == token, scores[:, token], score)
+        return mask, score
+
+
+class PlacedProjection(nn.Module):
+    """`projection(keys + position)` for a constant `position`, whose part of the sum is computed at export."""
+
+    def __init__(self, projection: nn.Linear, position: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = projection.weight
+        self.constant = nn.Buffer(projection(position).detach())
+
+    def forward(self, keys: torch.Tensor) -> torch.Tensor:
+        return keys @ self.weight.t() + self.constant
+
+
+class TwoWayLayer(nn.Module):
+    """One two-way block: tokens [N,T,C] attend to themselves and the picture, the picture [1 or N,HW,C] to them."""
+
+    def __init__(self, layer: nn.Module, position: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = layer
+        self.key = PlacedProjection(layer.cross_attn_token_to_image.k_proj, position)
+        self.query = PlacedProjection(layer.cross_attn_image_to_token.q_proj, position)
+
+    def forward(
+        self, queries: torch.Tensor, keys: torch.Tensor, points: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        layer, own = self.layer, self.layer.self_attn
+        if layer.skip_first_layer_pe:
+            queries = _attend(own, own.q_proj(queries), own.k_proj(queries), own.v_proj(queries))
+        else:
+            placed = queries + points
+            queries = queries + _attend(own, own.q_proj(placed), own.k_proj(placed), own.v_proj(queries))
+        queries = layer.layer_norm1(queries)
+
+        cross = layer.cross_attn_token_to_image
+        attended = _attend(cross, cross.q_proj(queries + points), self.key(keys), cross.v_proj(keys))
+        queries = layer.layer_norm2(queries + attended)
+        queries = layer.layer_norm3(queries + layer.mlp(queries))
+
+        back = layer.cross_attn_image_to_token
+        attended = _attend(back, self.query(keys), back.k_proj(queries + points), back.v_proj(queries))
+        return queries, layer.layer_norm4(keys + attended)
 
 
 class MaskDecoder(nn.Module):
@@ -105,7 +151,11 @@ class MaskDecoder(nn.Module):
         self.no_mask = nn.Buffer(model.prompt_encoder.no_mask_embed.weight.detach().reshape(1, -1, 1, 1))
         with torch.no_grad():
             position = model.get_image_wide_positional_embeddings().flatten(2).transpose(1, 2)
-        self.position = nn.Buffer(position)
+        transformer = decoder.transformer
+        self.layers = nn.ModuleList(TwoWayLayer(layer, position) for layer in transformer.layers)
+        self.final = transformer.final_attn_token_to_image
+        self.final_key = PlacedProjection(self.final.k_proj, position)
+        self.final_norm = transformer.layer_norm_final_attn
 
     def forward(
         self,
@@ -116,13 +166,16 @@ class MaskDecoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         prompt = self.box_embedding(boxes)
         points = torch.cat([self.tokens.expand(boxes.shape[0], -1, -1), prompt], dim=1)
-        keys = (image_embeddings + self.no_mask).flatten(2).transpose(1, 2)  # [1,HW,C] until the first layer's end
+        keys = (
+            (image_embeddings + self.no_mask).flatten(2).transpose(1, 2)
+        )  # [1,HW,C] until the first layer's end
         queries = points
-        for layer in self.decoder.transformer.layers:
-            queries, keys = self._layer(layer, queries, keys, points)
-        final = self.decoder.transformer.final_attn_token_to_image
-        attended = _attend(final, final.q_proj(queries + points), self._at(final.k_proj, keys), final.v_proj(keys))
-        queries = self.decoder.transformer.layer_norm_final_attn(queries + attended)
+        for layer in self.layers:
+            queries, keys = layer(queries, keys, points)
+        attended = _attend(
+            self.final, self.final.q_proj(queries + points), self.final_key(keys), self.final.v_proj(keys)
+        )
+        queries = self.final_norm(queries + attended)
 
         height, width = image_embeddings.shape[-2:]
         maps = keys.transpose(1, 2).unflatten(2, (height, width))
@@ -130,36 +183,11 @@ class MaskDecoder(nn.Module):
         maps = self.decoder.activation(self.decoder.upscale_layer_norm(maps))
         maps = self.decoder.activation(self.decoder.upscale_conv2(maps) + high_res_features_0)
         kernels = torch.stack(
-            [mlp(queries[:, 2 + index]) for index, mlp in enumerate(self.decoder.output_hypernetworks_mlps)], dim=1
+            [mlp(queries[:, 2 + index]) for index, mlp in enumerate(self.decoder.output_hypernetworks_mlps)],
+            dim=1,
         )
         logits = (kernels @ maps.flatten(2)).unflatten(2, (4 * height, 4 * width))
         return self.choice(logits, self.decoder.iou_prediction_head(queries[:, 1]))
-
-    def _layer(
-        self, layer: nn.Module, queries: torch.Tensor, keys: torch.Tensor, points: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One two-way block: tokens [N,T,C] attend to themselves and to the picture, the picture [·,HW,C] to them."""
-        own = layer.self_attn
-        if layer.skip_first_layer_pe:
-            queries = _attend(own, own.q_proj(queries), own.k_proj(queries), own.v_proj(queries))
-        else:
-            placed = queries + points
-            queries = queries + _attend(own, own.q_proj(placed), own.k_proj(placed), own.v_proj(queries))
-        queries = layer.layer_norm1(queries)
-
-        cross = layer.cross_attn_token_to_image
-        attended = _attend(cross, cross.q_proj(queries + points), self._at(cross.k_proj, keys), cross.v_proj(keys))
-        queries = layer.layer_norm2(queries + attended)
-        queries = layer.layer_norm3(queries + layer.mlp(queries))
-
-        back = layer.cross_attn_image_to_token
-        attended = _attend(back, self._at(back.q_proj, keys), back.k_proj(queries + points), back.v_proj(queries))
-        return queries, layer.layer_norm4(keys + attended)
-
-    def _at(self, projection: nn.Linear, keys: torch.Tensor) -> torch.Tensor:
-        """`projection(keys + position)`, with the constant part of the sum computed at export."""
-        constant = nn.functional.linear(self.position, projection.weight, projection.bias).detach()
-        return keys @ projection.weight.t() + constant
 
 
 def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
@@ -196,7 +224,9 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
     )
 
 
-def _attend(attention: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _attend(
+    attention: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
     """Attention over projected tensors [N or 1, tokens, heads·head_dim]; where one side has 1 it serves all N."""
     heads = (attention.num_attention_heads, attention.head_dim)
     query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in (query, key, value))

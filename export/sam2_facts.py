@@ -25,12 +25,16 @@ def read_image(checkpoint: Checkpoint, model: Sam2Model) -> ImageSpec:
     wanted = config.get("size") or {}
     stated = (wanted.get("height", size), wanted.get("width", size))
     if stated != (size, size):
-        raise ExportError(f"SAM2's processor resizes to {stated[0]}×{stated[1]}, its model takes {size}×{size}")
+        raise ExportError(
+            f"SAM2's processor resizes to {stated[0]}×{stated[1]}, its model takes {size}×{size}"
+        )
     mean, std = config.get("image_mean", _MEAN), config.get("image_std", _STD)
     return ImageSpec(size, size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "bilinear")
 
 
-def read_manifest(checkpoint: Checkpoint, model: Sam2Model, mask_size: int, precision: Precision, opset: int) -> Sam2:
+def read_manifest(
+    checkpoint: Checkpoint, model: Sam2Model, mask_size: int, precision: Precision, opset: int
+) -> Sam2:
     """The manifest without files and parity."""
     return Sam2(
         source=checkpoint.source,

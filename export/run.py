@@ -1,0 +1,177 @@
+"""The whole of `florence2-sam2 export`: load, write, check, set the configs, and put the repository in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from florence2_sam2 import __version__
+from florence2_sam2.export import (
+    checkpoints,
+    checks,
+    configs,
+    florence2,
+    florence2_checks,
+    florence2_facts,
+    repository,
+    sam2,
+    sam2_checks,
+    sam2_facts,
+)
+from florence2_sam2.export.checks import Case, Row
+from florence2_sam2.export.errors import ExportError
+from florence2_sam2.export.graphs import Graph, Precision, write_graph
+from florence2_sam2.server.manifest import Exported
+
+# LayerNormalization is one operator from 17 on; the highest that the TorchScript exporter writes is 20. 18 is known to
+# every onnxruntime from 1.14 on and to TensorRT 10.
+OPSETS = range(17, 21)
+DEFAULT_OPSET = 18
+
+Report = Callable[[str], None]
+
+
+def export(
+    output: Path,
+    florence2_checkpoint: str | None = None,
+    sam2_checkpoint: str | None = None,
+    precision: Precision = "fp32",
+    opset: int = DEFAULT_OPSET,
+    tolerance: float | None = None,
+    report: Report = print,
+) -> list[Row]:
+    """Write a model repository, or one half of it, to `output`.
+
+    A checkpoint is a folder or a hub id; at least one is given. `tolerance` replaces the allowed error of every output,
+    as a fraction of its scale. Returns the parity table.
+
+    Raises:
+        ExportError: a checkpoint cannot be served as it is, `output` is something else's, or a check failed. Nothing
+            is left behind, and an existing `output` is untouched.
+    """
+    if florence2_checkpoint is None and sam2_checkpoint is None:
+        raise ExportError("nothing to export: give --florence2, --sam2 or both")
+    repository.require_usable(output)
+    job = _Job(precision, opset, tolerance, report)
+    with repository.staged(output) as stage:
+        if florence2_checkpoint is not None:
+            job.florence2(florence2_checkpoint, stage)
+        if sam2_checkpoint is not None:
+            job.sam2(sam2_checkpoint, stage)
+        report(checks.table(job.rows))
+        failed = [row for row in job.rows if not row.passed]
+        if failed:
+            names = ", ".join(f"{row.output} of {row.graph}" for row in failed)
+            raise ExportError(
+                f"not the same as transformers within the tolerance: {names}; nothing was written"
+            )
+    report(f"{output} is ready")
+    return job.rows
+
+
+class _Job:
+    """The settings of one export and the rows of its table so far."""
+
+    def __init__(self, precision: Precision, opset: int, tolerance: float | None, report: Report) -> None:
+        self.precision = precision
+        self.opset = opset
+        self.tolerance = tolerance
+        self.report = report
+        self.rows: list[Row] = []
+
+    def florence2(self, folder_or_id: str, stage: Path) -> None:
+        started = time.perf_counter()
+        checkpoint = checkpoints.find_checkpoint(folder_or_id)
+        model = checkpoints.load_florence2(checkpoint)
+        processor = florence2_facts.load_processor(checkpoint)
+        image = florence2_facts.read_image(processor)
+        vision, text_encoder, decoder = florence2.graphs(model, image.height, image.width)
+        features = vision.tensor("image_features").dims
+        manifest = florence2_facts.read_manifest(
+            checkpoint, model, processor, features[1], self.precision, self.opset
+        )
+        reference = florence2_checks.Reference(model, image.height, image.width)
+        self._took(f"Florence-2 {checkpoint.source.checkpoint}: loaded", started)
+        rows = self._write(vision, stage, reference.vision_cases())
+        rows += self._write(text_encoder, stage, reference.text_encoder_cases())
+        rows += self._write(decoder, stage, reference.decoder_cases())
+        rows.append(self._generation(decoder, stage, reference))
+        folder = stage / "florence2" / "1"
+        (folder / florence2_facts.TOKENIZER).unlink(missing_ok=True)
+        florence2_facts.write_tokenizer(processor, folder)
+        self._finish(manifest, stage, folder, (vision, text_encoder, decoder), rows)
+        configs.rewrite(
+            stage / "florence2_vision_encoder",
+            {"pixel_values": vision.tensor("pixel_values").dims[1:], "image_features": features[1:]},
+        )
+        configs.rewrite(stage / "florence2", {"image_features": (1, *features[1:])})
+
+    def sam2(self, folder_or_id: str, stage: Path) -> None:
+        started = time.perf_counter()
+        checkpoint = checkpoints.find_checkpoint(folder_or_id)
+        model = checkpoints.load_sam2(checkpoint)
+        encoder, decoder = sam2.graphs(model)
+        logits = decoder.tensor("mask_logits").dims
+        manifest = sam2_facts.read_manifest(checkpoint, model, logits[-1], self.precision, self.opset)
+        reference = sam2_checks.Reference(model)
+        self._took(f"SAM2 {checkpoint.source.checkpoint}: loaded", started)
+        rows = self._write(encoder, stage, reference.encoder_cases())
+        rows += self._write(decoder, stage, reference.decoder_cases(self.precision))
+        self._finish(manifest, stage, stage / "sam2" / "1", (encoder, decoder), rows)
+        # The encoder is batched by Triton, whose configs leave the batch axis out.
+        leaf = {tensor.name: tensor.dims[1:] for tensor in (*encoder.inputs, *encoder.outputs)}
+        configs.rewrite(stage / "sam2_image_encoder", leaf)
+        configs.rewrite(
+            stage / "sam2_mask_decoder",
+            {tensor.name: tensor.dims for tensor in (*decoder.inputs, *decoder.outputs)},
+        )
+        configs.rewrite(stage / "sam2_preprocess", {"pixel_values": (1, *leaf["pixel_values"])})
+        configs.rewrite(stage / "sam2_postprocess", {"mask_logits": logits})
+
+    def _write(self, graph: Graph, stage: Path, cases: Iterable[Case]) -> list[Row]:
+        path = stage / graph.file
+        repository.remove_graph(path)
+        started = time.perf_counter()
+        write_graph(graph, path, self.opset, self.precision)
+        size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+        self._took(f"{graph.file}: {size / 1e6:.1f} MB written", started)
+        started = time.perf_counter()
+        rows = checks.check_graph(graph, path, cases, self.precision, self.tolerance)
+        self._took(f"{graph.file}: compared with transformers", started)
+        return rows
+
+    def _generation(self, decoder: Graph, stage: Path, reference: florence2_checks.Reference) -> Row:
+        started = time.perf_counter()
+        error, scale = florence2_checks.check_generation(decoder, stage / decoder.file, reference)
+        self._took(f"{decoder.file}: decoded step by step beside transformers", started)
+        return checks.row(decoder, "logits (12 steps)", error, scale, self.precision, self.tolerance)
+
+    def _finish(
+        self, manifest: Exported, stage: Path, folder: Path, graphs: tuple[Graph, ...], rows: list[Row]
+    ) -> None:
+        files = [
+            file
+            for graph in graphs
+            for file in sorted((stage / graph.file).parent.glob(Path(graph.file).name + "*"))
+        ]
+        self.rows += rows
+        (folder / "manifest.json").unlink(missing_ok=True)
+        dataclasses.replace(
+            manifest,
+            files={file.relative_to(stage).as_posix(): checkpoints.hash_files([file]) for file in files},
+            exported_with={
+                "florence2-sam2": __version__,
+                "torch": torch.__version__,
+                **{package: version(package) for package in ("transformers", "onnx", "onnxruntime")},
+                **{graph.file: graph.exporter for graph in graphs},
+            },
+            parity=checks.parity(rows),
+        ).write(folder)
+
+    def _took(self, what: str, started: float) -> None:
+        self.report(f"{what} in {time.perf_counter() - started:.1f} s")
