@@ -31,6 +31,7 @@ class InvalidRequest(ServiceError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class Overloaded(ServiceError):

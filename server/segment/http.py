@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.segment.request import THRESHOLDS
+from florence2_sam2.server.segment.request import THRESHOLDS, Options
 
 # Fields passed on to `segment` as they are. Raw bytes cannot be written in JSON, so `image` is not among them.
 FIELDS = ("image_url", "caption", *THRESHOLDS, "polygon_precision", "output_mask", "options")
 ALL_FIELDS = ("image_base64", *FIELDS)
+OPTIONS = frozenset(field.name for field in dataclasses.fields(Options))
 
 
 def refuse_unknown(parameters: Mapping[str, Any] | str | None) -> None:
@@ -25,9 +27,28 @@ def refuse_unknown(parameters: Mapping[str, Any] | str | None) -> None:
     """
     named = json.loads(parameters or "{}") if isinstance(parameters, str) else dict(parameters or {})
     for name in named:
-        close = difflib.get_close_matches(name, ALL_FIELDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(ALL_FIELDS)}"
-        raise InvalidRequest(str(name)[:60], f"unknown field; {hint}")
+        raise InvalidRequest(name[:60], f"unknown field; {_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    if name in OPTIONS:
+        return f"{name} is a key of options, a text that holds a JSON object"
+    close = difflib.get_close_matches(name, ALL_FIELDS, n=1)
+    return f"did you mean {close[0]}?" if close else f"the fields are {', '.join(ALL_FIELDS)}"
+
+
+def check_sources(given: Collection[str]) -> None:
+    """`segment` would speak of `image`, which this model does not have.
+
+    Raises:
+        InvalidRequest: not exactly one picture is given.
+    """
+    sources = [name for name in ("image_base64", "image_url") if name in given]
+    if len(sources) != 1:
+        found = "both were" if sources else "neither was"
+        raise InvalidRequest(
+            "image_base64", f"exactly one of image_base64 and image_url is needed, {found} given"
+        )
 
 
 def decode_base64(encoded: bytes) -> bytes:

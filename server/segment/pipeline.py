@@ -143,7 +143,9 @@ class Pipeline:
             outcome.caption_source = "none"
             scale = np.array([*size, *size]) if options.normalized else np.ones(4)
             boxes = np.array(options.boxes, np.float64).reshape(-1, 4) * scale
-            outcome.candidates = [Candidate(CALLERS_LABEL, (x1, y1, x2, y2)) for x1, y1, x2, y2 in boxes.tolist()]
+            outcome.candidates = [
+                Candidate(CALLERS_LABEL, (x1, y1, x2, y2)) for x1, y1, x2, y2 in boxes.tolist()
+            ]
             return
 
         generation = GenerationOptions(

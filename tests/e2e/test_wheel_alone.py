@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURE = ROOT / "docs" / "pictures" / "demo.png"
+PICTURE = ROOT / "docs" / "pictures" / "demo.jpg"
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
