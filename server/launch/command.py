@@ -93,9 +93,10 @@ def server_command(
         f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
         "--log-format=ISO8601",
     ]
-    if models is not None:
-        command += ["--model-control-mode=explicit", *(f"--load-model={model}" for model in models)]
-    return command
+    # Explicit control lets the launcher unload models in an order that finishes what is in flight, see
+    # drain.py.
+    loaded = ["*"] if models is None else models
+    return [*command, "--model-control-mode=explicit", *(f"--load-model={model}" for model in loaded)]
 
 
 def server_environment(

@@ -26,6 +26,7 @@ from florence2_sam2.server.launch.command import (
     server_command,
     server_environment,
 )
+from florence2_sam2.server.launch.drain import drain
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import failure_reason, loading_failure
 from florence2_sam2.server.launch.probe import probe
@@ -174,8 +175,7 @@ class EmbeddedServer:
                 if time.monotonic() > end:
                     raise StartError(f"the server is not ready after {seconds:.0f} s, see {self.log_path}")
                 time.sleep(POLL_SECONDS)
-            header = {GRPC_HEADER_PREFIX + ADMIN_HEADER: self.admin_key}
-            index = client.get_model_repository_index(headers=header)
+            index = client.get_model_repository_index(headers=self._grpc_headers)
         finally:
             client.close()
         probe(self.grpc_address, [row.name for row in index.models if row.state == "READY"])
@@ -199,8 +199,9 @@ class EmbeddedServer:
         """
         if self._guard is None:
             return
-        self.request_stop()
         try:
+            drain(self.grpc_address, self._grpc_headers, EXIT_TIMEOUT_SECONDS)
+            self.request_stop()
             self._guard.wait()
         except BaseException:
             self.kill()
@@ -281,6 +282,10 @@ class EmbeddedServer:
             start_new_session=True,
         )
         self._server = self._read_pid()
+
+    @property
+    def _grpc_headers(self) -> dict[str, str]:
+        return {GRPC_HEADER_PREFIX + ADMIN_HEADER: self.admin_key}
 
     def _read_pid(self) -> int:
         assert self._process.stdout is not None

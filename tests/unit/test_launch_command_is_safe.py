@@ -51,9 +51,11 @@ def test_each_server_has_a_key_of_its_own() -> None:
     assert min(map(len, keys)) >= 32
 
 
-def test_single_models_are_loaded_on_request_only() -> None:
-    assert not [row for row in arguments() if row.startswith(("--load-model", "--model-control-mode"))]
-    assert arguments(models=["sam2"])[-2:] == ["--model-control-mode=explicit", "--load-model=sam2"]
+def test_all_models_are_loaded_unless_some_are_named() -> None:
+    assert [row for row in arguments() if row.startswith("--load-model")] == ["--load-model=*"]
+    assert [row for row in arguments(models=["sam2"]) if row.startswith("--load-model")] == [
+        "--load-model=sam2"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Errors between models come out as the exceptions that went in, and Triton's own as the nearest of ours."""
+
+from __future__ import annotations
+
+import pytest
+
+from florence2_sam2.server import errors
+from florence2_sam2.server.triton.failures import ModelFailed, from_triton
+
+ALL = [
+    errors.InvalidRequest("caption", "is longer than 4096 bytes: it has 5000"),
+    errors.Overloaded("the queue is full: try again"),
+    errors.DeadlinePassed("10 s are over"),
+    errors.Cancelled("the caller has gone"),
+    errors.ServiceError("internal error in florence2, reference 0123456789ab"),
+]
+
+
+@pytest.mark.parametrize("error", ALL, ids=lambda error: type(error).__name__)
+def test_there_and_back(error: errors.ServiceError) -> None:
+    back = from_triton(f"{error.code}: {error.message}", "florence2")
+    assert type(back) is type(error)
+    assert back.args == error.args
+    assert getattr(back, "field", None) == getattr(error, "field", None)
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("[request id: <id_unknown>] Exceeds maximum queue size", errors.Overloaded),
+        ("Request timeout expired", errors.DeadlinePassed),
+        ("Stub process 'florence2_0_0' is not healthy.", errors.Overloaded),
+        ("Failed to process the request(s): something else", ModelFailed),
+        ("", ModelFailed),
+    ],
+)
+def test_what_triton_says_itself(message: str, kind: type[Exception]) -> None:
+    error = from_triton(message, "florence2")
+    assert type(error) is kind
+    assert "florence2_0_0" not in str(error)
+
+
+def test_an_unknown_failure_is_no_answer_for_a_caller() -> None:
+    assert not isinstance(from_triton("boom", "sam2_mask_decoder"), errors.ServiceError)
