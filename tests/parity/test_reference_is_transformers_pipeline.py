@@ -58,11 +58,12 @@ def test_boxes_do_not_depend_on_each_other(reference: Any) -> None:
     assert np.abs(together.scores - alone.scores).max() < 1e-6
 
 
-def test_only_the_case_of_banned_phrases_differs_from_transformers(
+def test_banned_phrases_and_scraps_of_tokens_are_all_that_differs_from_transformers(
     reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = "</s><s>a cup<loc_100><loc_200><loc_300><loc_400>The image<loc_0><loc_0><loc_999><loc_999>It" + (
-        "<loc_1><loc_1><loc_2><loc_2></s>"
+    answer = (
+        "</s><s>a pot<loc_1><loc_2><loc_3>a cup<loc_100><loc_200><loc_300><loc_400>"
+        "The image<loc_0><loc_0><loc_999><loc_999>It<loc_1><loc_1><loc_2><loc_2></s>"
     )
     monkeypatch.setattr(reference, "generate", lambda *_: (answer, []))
     found, _ = reference.locate(np.zeros((200, 100, 3), np.uint8), "<CAPTION_TO_PHRASE_GROUNDING>", "", {})
