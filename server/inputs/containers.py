@@ -179,7 +179,6 @@ def _gif(data: bytes, check: SizeCheck) -> Picture:
     # A frame that sticks out makes the picture larger.
     width, height = max(width, left + frame_width), max(height, top + frame_height)
     check(width, height)
-    check(frame_width, frame_height)
     pixels = position + 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     end = _gif_blocks_end(data, pixels + 1)
     return Picture("GIF", b"".join((head, control, data[position:end], b"\x3b")), width, height)

@@ -209,6 +209,17 @@ def test_cmyk_has_the_colours_of_print(form: str) -> None:
     assert np.array_equal(decode(data), pillow(data))
 
 
+@pytest.mark.parametrize("transform", [0, 1])
+def test_adobes_segment_decides_how_colours_are_stored(scene: Image.Image, transform: int) -> None:
+    data = encoded(scene, "JPEG", subsampling=0)
+    jfif = 4 + int.from_bytes(data[4:6], "big")
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\0\0\0\0" + bytes([transform])
+    data = data[:2] + adobe + data[jfif:]
+    assert np.array_equal(decode(data), pillow(data))
+    is_rgb = np.abs(decode(data).astype(int) - np.asarray(scene)).mean() > 30
+    assert is_rgb == (transform == 0)
+
+
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_counts(form: str) -> None:
     frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "lime", "blue")]

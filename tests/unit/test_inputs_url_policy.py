@@ -145,6 +145,26 @@ def test_hostile_urls_are_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("2130706433", "ordinary form"),
+        ("0177.0.0.1", "ordinary form"),
+        ("0x7f.1", "ordinary form"),
+        ("127.1", "ordinary form"),
+        ("0X7F000001", "ordinary form"),
+        ("public.test.0x", "ordinary form"),
+        ("１２７.０.０.１", "xn--"),
+        ("pübliç.test", "xn--"),
+        ("public.test\\a", "backslash"),
+        ("public.test/a\\b", "backslash"),
+    ],
+)
+def test_what_programs_read_differently_is_refused_whatever_it_resolves_to(host: str, words: str) -> None:
+    with pytest.raises(RefusedUrl, match=words):
+        decide(f"http://{host}/", Settings(), lambda *_: [PUBLIC])
+
+
+@pytest.mark.parametrize(
     ("url", "target"),
     [
         ("http://public.test/a.png", "http://public.test:80/a.png"),
