@@ -19,7 +19,11 @@ FOLDER = Path(__file__).resolve().parents[2] / "model_repository" / "florence2" 
 SPEC = manifest.Florence2.read(FOLDER)
 TOKENIZER = Tokenizer.from_file(str(FOLDER / SPEC.tokenizer))
 PROMPTS = Prompts(FOLDER, SPEC)
-GROUNDING, CAPTION, REGION = "<CAPTION_TO_PHRASE_GROUNDING>", "<MORE_DETAILED_CAPTION>", "<REGION_TO_CATEGORY>"
+GROUNDING, CAPTION, REGION = (
+    "<CAPTION_TO_PHRASE_GROUNDING>",
+    "<MORE_DETAILED_CAPTION>",
+    "<REGION_TO_CATEGORY>",
+)
 MOST = SPEC.decoder.encoder_positions - SPEC.image_tokens
 
 
@@ -48,7 +52,20 @@ def test_tasks_with_text() -> None:
 
 
 hostile = st.sampled_from(
-    ["<s>", "</s>", "<pad>", "<image>", "<and>", "<OD>", "<od>", "<loc_0>", "<loc_999>", "<mask>", GROUNDING, "{input}"]
+    [
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<image>",
+        "<and>",
+        "<OD>",
+        "<od>",
+        "<loc_0>",
+        "<loc_999>",
+        "<mask>",
+        GROUNDING,
+        "{input}",
+    ]
 )
 
 
@@ -76,7 +93,9 @@ def test_tokens_that_are_added_but_not_special_are_text_too(tmp_path: Path) -> N
     assert added_in(prompt) == []
 
 
-@pytest.mark.parametrize("text", ["a\ncat", "a\r\ncat", "a\x00cat", "a\tcat", "a\u2028cat", "\x1b a\n\n\ncat\n"])
+@pytest.mark.parametrize(
+    "text", ["a\ncat", "a\r\ncat", "a\x00cat", "a\tcat", "a\u2028cat", "\x1b a\n\n\ncat\n"]
+)
 def test_control_characters_become_one_space(text: str) -> None:
     assert spoken(PROMPTS.encode(GROUNDING, text)).endswith(": a cat")
 
@@ -145,7 +164,9 @@ def test_long_text_is_cut_after_a_sentence_with_a_warning() -> None:
     assert len(prompt.ids) <= MOST
     kept = spoken(prompt).removeprefix("Locate the phrases in the caption: ")
     assert kept.endswith("heart.")
-    assert len(PROMPTS.encode(GROUNDING, kept + " " + sentence).warnings) == 1, "one sentence more would not fit"
+    assert len(PROMPTS.encode(GROUNDING, kept + " " + sentence).warnings) == 1, (
+        "one sentence more would not fit"
+    )
     (warning,) = prompt.warnings
     assert warning.startswith(f"text: cut from {len(sentence) * 100 - 1} to {len(kept)} characters")
 
