@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 FILL_OPACITY = 0.42
 _GOLDEN = 0.61803398875  # steps of the golden ratio around the colour circle keep neighbours far apart
@@ -64,19 +64,26 @@ def _tint(shown: Image.Image, mask: npt.NDArray[np.bool_], colour: Colour, width
     box = Image.fromarray(mask).getbbox()
     if box is None:
         return
-    part = Image.fromarray(mask[box[1] : box[3], box[0] : box[2]].astype(np.uint8) * 255)
-    solid = Image.new("RGB", part.size, colour)
+    inside = mask[box[1] : box[3], box[0] : box[2]]
+    solid = Image.new("RGB", (inside.shape[1], inside.shape[0]), colour)
     region = shown.crop(box)
-    region = Image.composite(Image.blend(region, solid, FILL_OPACITY), region, part)
-    # A border of nothing around the part, so that the picture's own edge counts as outside too.
-    padded = Image.new("L", (part.width + 2 * width, part.height + 2 * width))
-    padded.paste(part, (width, width))
-    inner = padded.filter(ImageFilter.MinFilter(2 * width + 1)).crop(
-        (width, width, width + part.width, width + part.height)
-    )
-    edge = Image.fromarray(np.asarray(part) & ~np.asarray(inner))
-    region.paste(solid, (0, 0), edge)
+    region.paste(Image.blend(region, solid, FILL_OPACITY), mask=Image.fromarray(inside))
+    region.paste(solid, mask=Image.fromarray(inside & ~_eroded(inside, width)))
     shown.paste(region, box[:2])
+
+
+def _eroded(mask: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    """Pixels whose neighbours up to `width` away in x and y are all in the mask; beyond its border nothing is."""
+    window = 2 * width + 1
+    eroded = np.pad(mask, width)
+    for _ in range(2):  # along y, then (turned) along x
+        length = 1
+        while length < window:  # runs of `length` pixels, joined to longer ones
+            step = min(length, window - length)
+            eroded = eroded[:-step] & eroded[step:]
+            length += step
+        eroded = eroded.T
+    return eroded
 
 
 def _write(
