@@ -115,13 +115,16 @@ def upsample_mask(logits: NDArray[np.float32], width: int, height: int) -> Cropp
         mixed = ~all_positive & ~(most <= 0)
         bits = all_positive.repeat(stop - first, axis=0)
         low_weight, high_weight = rows.low_weight[reached, None], rows.high_weight[reached, None]
-        for index in np.flatnonzero(mixed.any(axis=1)):
-            together = slice(first[index], stop[index])
-            at = mixed[index].nonzero()[0]
-            value = (
-                upper[index].take(at) * low_weight[together] + lower[index].take(at) * high_weight[together]
+        above, below = upper[mixed], lower[mixed]
+        columns_mixed = mixed.nonzero()[1]
+        ends = np.cumsum(np.count_nonzero(mixed, axis=1)).tolist()
+        begin = 0
+        for row, row_stop, end in zip(first.tolist(), stop.tolist(), ends, strict=True):
+            low_part = above[begin:end] * low_weight[row:row_stop]
+            bits[row:row_stop, columns_mixed[begin:end]] = (
+                low_part + below[begin:end] * high_weight[row:row_stop] > 0
             )
-            bits[together, at] = value > 0
+            begin = end
     return _trim(bits, crop.start, reached.start, width, height)
 
 

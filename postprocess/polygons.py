@@ -77,7 +77,7 @@ def mask_to_polygons(mask: CroppedMask, precision: float) -> list[Polygon]:
 
 
 def _parts(bits: NDArray[np.bool_], rings: Sequence[Ring], doubled: Sequence[int]) -> NDArray[np.int64]:
-    """For each ring a number [R] that rings of the same part, an exterior and its holes, share."""
+    """For each ring [R] the number, from 0, of its part: an exterior and its holes have the same."""
     if sum(area > 0 for area in doubled) < 2:
         return np.zeros(len(rings), dtype=np.int64)
     _, labels = cv2.connectedComponents(bits.view(np.uint8), connectivity=4, ltype=cv2.CV_32S)
@@ -86,5 +86,7 @@ def _parts(bits: NDArray[np.bool_], rings: Sequence[Ring], doubled: Sequence[int
     step = np.sign(np.array([ring[1] for ring in rings]) - first)
     right = np.stack([-step[:, 1], step[:, 0]], axis=1)
     pixel = (2 * first + step + right) // 2
-    part: NDArray[np.int64] = labels[pixel[:, 1], pixel[:, 0]].astype(np.int64)
-    return part
+    numbers: NDArray[np.int64] = np.unique(labels[pixel[:, 1], pixel[:, 0]], return_inverse=True)[1].reshape(
+        -1
+    )
+    return numbers

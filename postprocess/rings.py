@@ -27,31 +27,34 @@ def trace_rings(bits: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
         Rings int32 [n, 2] of (x, y) corners with x in 0…w and y in 0…h, no three in a row on a line, no point twice.
         Exteriors have a positive shoelace area, holes a negative one: one exterior for each 4-connected part.
     """
-    padded = np.zeros((bits.shape[0] + 2, bits.shape[1] + 2), dtype=np.bool_)
+    height, width = bits.shape[0] + 2, bits.shape[1] + 2
+    padded = np.zeros((height, width), dtype=np.bool_)
     padded[1:-1, 1:-1] = bits
-    vertical = padded[:, :-1] != padded[:, 1:]  # edges above (row y) and below (row y + 1) lattice point y
-    horizontal = padded[:-1] != padded[1:]  # likewise to the left (column x) and to the right (column x + 1)
-    corner = (vertical[:-1] | vertical[1:]) & (horizontal[:, :-1] | horizontal[:, 1:])
-    lattice_width = corner.shape[1]
-    point = np.flatnonzero(corner)
-    y, x = np.divmod(point, lattice_width)
-    crossing = vertical[y, x] & vertical[y + 1, x]
+    # Read as one long row, in which the pixel below is `width` further. Lattice point p has pixels p and p + 1 above it,
+    # p + width and p + width + 1 below. The padding keeps the end of a row apart from the beginning of the next.
+    pixels = padded.reshape(-1)
+    above = pixels[:-1] != pixels[1:]  # an edge goes up from the lattice point …
+    below = above[width:]  # … down
+    left = pixels[:-width] != pixels[width:]  # … to the left
+    right = left[1:]  # … to the right
+    point = np.flatnonzero((above[:-width] | below) & (left[:-1] | right))
+    crossing = above[point] & below[point]
 
-    point, y, x = (np.repeat(values, 1 + crossing) for values in (point, y, x))
-    again = np.append(False, point[1:] == point[:-1]) if len(point) else np.zeros(0, dtype=np.bool_)
+    point, crossing = np.repeat(point, 1 + crossing), np.repeat(crossing, 1 + crossing)
+    again = np.zeros(len(point), dtype=np.bool_)
+    again[1:] = point[1:] == point[:-1]
     # Of two corners at one point the first ends the edge on the left, the second begins the one on the right. Which
     # of them has the edge above depends on which two of the four pixels are True.
-    mask_right_above = padded[y, x + 1]
-    twofold = np.repeat(crossing, 1 + crossing)
-    lower = again ^ (twofold & mask_right_above)
-    by_column = np.argsort((x * corner.shape[0] + y) * 2 + lower, kind="stable")
+    lower = again ^ (crossing & pixels[point + 1])
+    y, x = np.divmod(point, width)
+    by_column = np.argsort((x * height + y) * 2 + lower)
     vertical_partner = np.empty(len(point), dtype=np.int64)
     vertical_partner[by_column[0::2]] = by_column[1::2]
     vertical_partner[by_column[1::2]] = by_column[0::2]
 
-    left = np.arange(0, len(point), 2)
-    rightwards = padded[y[left] + 1, x[left] + 1]  # the mask is below the edge
-    start = np.where(rightwards, left, left + 1)
+    first = np.arange(0, len(point), 2)
+    rightwards = pixels[point[first] + width + 1]  # the mask is below the edge
+    start = np.where(rightwards, first, first + 1)
     stop = start ^ 1
     order, lengths = _cycles(vertical_partner[stop] // 2)
     corners = np.stack([start[order], stop[order]], axis=1).reshape(-1)
@@ -64,7 +67,7 @@ def trace_rings(bits: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
     rings = []
     for index, path in enumerate(np.split(point[corners], bounds) if len(lengths) else []):
         for ring in _simple_rings(path.tolist()) if index in cut else [path]:
-            rings.append(np.stack(np.divmod(ring, lattice_width)[::-1], axis=1).astype(np.int32))
+            rings.append(np.stack(np.divmod(ring, width)[::-1], axis=1).astype(np.int32))
     return rings
 
 

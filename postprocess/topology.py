@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,39 +16,43 @@ SMALLEST_BAND = 16  # pixels
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of rings, ring after ring: start and stop int64 [M, 2], `ring` and `following` (indices) [M]."""
+    """The segments of R rings, ring after ring: M in all."""
 
-    start: Integers
-    stop: Integers
-    ring: Integers
-    following: Integers
-    count: int  # of rings
-
-
-def join_segments(rings: Sequence[NDArray[np.int32]]) -> Segments:
-    lengths = np.array([len(ring) for ring in rings], dtype=np.int64)
-    last = np.cumsum(lengths) - 1
-    following = np.arange(1, lengths.sum() + 1)
-    following[last] = last - lengths + 1
-    start = np.concatenate(rings).astype(np.int64)
-    return Segments(start, start[following], np.repeat(np.arange(len(rings)), lengths), following, len(rings))
+    start: Integers  # [M, 2] of (x, y)
+    stop: Integers  # [M, 2]
+    ring: Integers  # [M], 0…R-1
+    following: Integers  # [M], the index of the segment that begins at `stop`
+    first: Integers  # [R], the index of each ring's first segment
 
 
-def rings_in_conflict(segments: Segments) -> NDArray[np.bool_]:
-    """Which rings touch or cross themselves or another ring, other than corner on corner side by side: [R].
+def join_segments(points: NDArray[np.integer], lengths: Integers) -> Segments:
+    """Segments from all rings' points [M, 2], ring after ring, and the number of points of each [R]."""
+    after = np.cumsum(lengths)
+    first = after - lengths
+    following = np.arange(1, len(points) + 1)
+    following[after - 1] = first
+    start = points.astype(np.int64)
+    return Segments(start, start[following], np.repeat(np.arange(len(lengths)), lengths), following, first)
+
+
+def segments_in_conflict(segments: Segments) -> NDArray[np.bool_]:
+    """Which segments touch or cross others of any ring, other than corner on corner side by side: [M].
 
     Two rings may share a point if it is a corner of both and neither passes through the other there: so do exact
     outlines of pixels that meet at a corner.
     """
-    conflict = np.zeros(segments.count, dtype=np.bool_)
+    conflict = np.zeros(len(segments.ring), dtype=np.bool_)
     for a, b in _nearby_segments(segments):
-        bad = _segments_in_conflict(segments, a, b)
-        conflict[segments.ring[a[bad]]] = True
-        conflict[segments.ring[b[bad]]] = True
+        bad = _pairs_in_conflict(segments, a, b)
+        conflict[a[bad]] = True
+        conflict[b[bad]] = True
+    before = np.empty_like(segments.following)
+    before[segments.following] = np.arange(len(before))
     a, b = _shared_corners(segments)
-    bad = _pass_through(segments, a, b)
-    conflict[segments.ring[a[bad]]] = True
-    conflict[segments.ring[b[bad]]] = True
+    bad = _pass_through(segments, before, a, b)
+    for corner in (a[bad], b[bad]):
+        conflict[corner] = True
+        conflict[before[corner]] = True
     return conflict
 
 
@@ -57,7 +61,7 @@ def containments(segments: Segments) -> Integers:
 
     Counts how often the ray from the middle of a ring's first segment to the left crosses each other ring.
     """
-    first = np.flatnonzero(np.diff(segments.ring, prepend=-1))
+    first, count = segments.first, len(segments.first)
     # All coordinates doubled: the middle is then a whole number.
     point = segments.start[first] + segments.stop[first]
     by_row = np.argsort(point[:, 1], kind="stable")
@@ -71,7 +75,7 @@ def containments(segments: Segments) -> Integers:
         a, b = start[segment], stop[segment]
         to_the_left = _cross(b - a, point[inner] - a) * np.sign(b[:, 1] - a[:, 1]) < 0
         crossed = to_the_left & (inner != outer)
-        found.append(inner[crossed] * segments.count + outer[crossed])
+        found.append(inner[crossed] * count + outer[crossed])
     pairs, times = np.unique(
         np.concatenate(found) if found else np.zeros(0, dtype=np.int64), return_counts=True
     )
@@ -116,7 +120,7 @@ def _nearby_segments(segments: Segments) -> Iterator[tuple[Integers, Integers]]:
         yield a[meet], b[meet]
 
 
-def _segments_in_conflict(segments: Segments, first: Integers, second: Integers) -> NDArray[np.bool_]:
+def _pairs_in_conflict(segments: Segments, first: Integers, second: Integers) -> NDArray[np.bool_]:
     """Of pairs whose bounding boxes meet: do they meet elsewhere than at a common end?"""
     a, b = segments.start[first], segments.stop[first]
     c, d = segments.start[second], segments.stop[second]
@@ -145,10 +149,10 @@ def _shared_corners(segments: Segments) -> tuple[Integers, Integers]:
     return order[same], order[same + 1]
 
 
-def _pass_through(segments: Segments, first: Integers, second: Integers) -> NDArray[np.bool_]:
+def _pass_through(
+    segments: Segments, before: Integers, first: Integers, second: Integers
+) -> NDArray[np.bool_]:
     """Of pairs of corners at one point: does one ring pass through the other there?"""
-    before = np.empty_like(segments.following)
-    before[segments.following] = np.arange(len(before))
     here = segments.start[first]
     onward, back = segments.stop[first] - here, segments.start[before[first]] - here
     other_onward, other_back = segments.stop[second] - here, segments.start[before[second]] - here
