@@ -132,7 +132,7 @@ def test_mistakes_are_named(task: str, text: str, phrases: list[str] | None, mes
 
 def test_bytes_that_are_not_utf8_are_refused() -> None:
     assert decode_text("é".encode()) == "é"
-    with pytest.raises(InvalidRequest, match="^text: is not valid UTF-8 at byte 2"):
+    with pytest.raises(InvalidRequest, match=r"^text: is not valid UTF-8 at byte 2"):
         decode_text(b"ab\xff")
 
 
