@@ -1,0 +1,57 @@
+"""`mask_url` in an object store: the mask lies there; when the store fails the answer has it, with a warning."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from drawn import SCENE, segment
+
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.settings import Settings
+
+pytestmark = pytest.mark.server
+
+BOX = {"boxes": [[20, 20, 80, 80]], "confidence_threshold": 0, "output_mask": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("masks")
+
+
+@pytest.fixture(scope="module")
+def storing_server(folder: Path) -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(settings=Settings(store_url=folder.as_uri())) as server:
+        server.wait_ready()
+        yield server
+
+
+def test_the_mask_lies_in_the_store(storing_server: EmbeddedServer, folder: Path) -> None:
+    result = segment(storing_server, SCENE, **BOX)
+    assert result.mask_url is not None
+    assert result.mask_url.startswith("file:")
+    stored = Path(unquote(urlsplit(result.mask_url).path))
+    assert stored.parent == folder
+    assert stored.read_bytes() == result.mask_png
+    assert result.warnings == ()
+
+
+def test_a_failing_store_loses_no_mask(storing_server: EmbeddedServer, folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+    try:
+        result = segment(storing_server, SCENE, **BOX)
+    finally:
+        folder.unlink()
+        folder.mkdir()
+    assert result.mask_url is not None
+    kind, _, encoded = result.mask_url.partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(encoded) == result.mask_png
+    assert any("mask_url" in warning for warning in result.warnings)
+    assert not any(str(folder) in warning for warning in result.warnings)
