@@ -30,10 +30,10 @@ class TritonPythonModel(AsyncModel):
 
     async def answer(self, call):
         request = call.request
-        features, size = await self.picture_features(request)
         task = tensors.text_input(request, "task") or "<MORE_DETAILED_CAPTION>"
         text = tensors.text_input(request, "text") or ""
         options = parse_options(tensors.bytes_input(request, "options") or b"")
+        features, size = await self.picture_features(request)
         call.check()
         running = self.florence2.submit(features, task, text, size, options, call.cancelled)
         answer = await asyncio.wrap_future(running)
