@@ -30,8 +30,8 @@ def trace_rings(bits: NDArray[np.bool_]) -> list[NDArray[np.int32]]:
     height, width = bits.shape[0] + 2, bits.shape[1] + 2
     padded = np.zeros((height, width), dtype=np.bool_)
     padded[1:-1, 1:-1] = bits
-    # Read as one long row, in which the pixel below is `width` further. Lattice point p has pixels p and p + 1 above it,
-    # p + width and p + width + 1 below. The padding keeps the end of a row apart from the beginning of the next.
+    # Read as one long row, in which the pixel below is `width` further. Lattice point p has pixels p and p + 1 above
+    # it, p + width and p + width + 1 below. The padding keeps the end of a row apart from the beginning of the next.
     pixels = padded.reshape(-1)
     above = pixels[:-1] != pixels[1:]  # an edge goes up from the lattice point …
     below = above[width:]  # … down
