@@ -18,7 +18,12 @@ from florence2_sam2.server.inputs import exif, png, tiff
 Format = Literal["JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF"]
 SizeCheck = Callable[[int, int], None]
 
-_MAX_JPEG_SCANS = 100  # progressive encoders write about ten; each costs a pass over the whole picture
+# Walking is Python, so the number of steps is bounded too.
+_MAX_JPEG_SEGMENTS = 16_384  # a profile has at most 255, and nothing else comes near
+_MAX_GIF_BLOCKS = 2**18  # of up to 255 bytes; an encoder fills all but the last
+_MAX_GIF_EXTENSIONS = 4096
+_MAX_WEBP_CHUNKS = 2**14  # an animation has one for each frame
+_MAX_JPEG_SCANS = 50  # progressive encoders write ten to twenty; each costs a pass over the whole picture
 _MAX_RLE_BYTES = 2**20  # Pillow decodes these in Python, two bytes at a time
 
 
@@ -92,7 +97,7 @@ def _jpeg(data: bytes, check: SizeCheck) -> Picture:
     size: tuple[int, int] | None = None
     orientation: int | None = None
     position = 2
-    while True:
+    for _ in range(_MAX_JPEG_SEGMENTS):
         position = data.find(b"\xff", position)
         if position < 0:
             raise DamagedPicture("is cut off: the JPEG ends within its header")
@@ -124,6 +129,8 @@ def _jpeg(data: bytes, check: SizeCheck) -> Picture:
         ):
             kept.append(segment)
         position = end
+    else:
+        raise DamagedPicture(f"is a JPEG of more than {_MAX_JPEG_SEGMENTS} segments: save it again")
     if size is None:
         raise DamagedPicture("is a damaged JPEG: it has no header")
     # Within coded pixels 0xff is followed by 0 or a restart marker, so the first end marker is the picture's.
@@ -152,7 +159,9 @@ def _webp(data: bytes, check: SizeCheck) -> Picture:
         raise DamagedPicture("is cut off: the WebP is shorter than it says")
     orientation = exif.UPRIGHT
     position = 12
-    while first == b"VP8X" and position + 8 <= len(data):
+    for _ in range(_MAX_WEBP_CHUNKS if first == b"VP8X" else 0):
+        if position + 8 > len(data):
+            break
         name, length = struct.unpack_from("<4sI", data, position)
         if name == b"EXIF":
             orientation = exif.orientation(data[position + 8 : position + 8 + length])
@@ -167,7 +176,9 @@ def _gif(data: bytes, check: SizeCheck) -> Picture:
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     head = data[:position]
     control = b""
-    while data[position] == 0x21:  # extensions
+    for _ in range(_MAX_GIF_EXTENSIONS):
+        if data[position] != 0x21:  # an extension
+            break
         end = _gif_blocks_end(data, position + 2)
         if data[position + 1] == 0xF9 and data[position + 2] == 4:
             # Transparency is kept; how the frame is disposed of concerns the next one.
@@ -186,9 +197,12 @@ def _gif(data: bytes, check: SizeCheck) -> Picture:
 
 def _gif_blocks_end(data: bytes, position: int) -> int:
     """Position after a chain of sub-blocks."""
-    while length := data[position]:
+    for _ in range(_MAX_GIF_BLOCKS):
+        length = data[position]
         position += 1 + length
-    return position + 1
+        if not length:
+            return position
+    raise DamagedPicture(f"is a GIF of more than {_MAX_GIF_BLOCKS} blocks: save it again")
 
 
 def _bmp(data: bytes, check: SizeCheck) -> Picture:

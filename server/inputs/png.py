@@ -16,7 +16,7 @@ from florence2_sam2.server.inputs import exif
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_MAX_CHUNKS = 65_536  # a 32 MiB file in the 8 KiB chunks that libpng writes has 4096
+_MAX_CHUNKS = 16_384  # a 32 MiB file in the 8 KiB chunks that libpng writes has 4096
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 # First column, first row, and steps of the seven passes of Adam7.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
