@@ -34,7 +34,7 @@ class Mention:
 def sentence(mentions: Sequence[Mention], opening: str = _JOINING[0]) -> str:
     """ "The image shows a red apple next to two blue cups on a wooden table." The table, if any, comes last."""
     joining = iter((opening, *_JOINING[1:]))
-    words = []
+    words: list[str] = []
     for mention in mentions:
         if mention.phrase == TABLE_PHRASE:
             words.append("on" if words else opening)

@@ -22,6 +22,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor, 
 
 from florence2_sam2.training.captions import CAPTION_PROMPT, GROUNDING_PROMPT, Mention, parse_answer
 from florence2_sam2.training.images import box_iou, to_pixels
+from florence2_sam2.training.sam2 import side_of
 from florence2_sam2.training.scenes import Scene, draw_scene
 from florence2_sam2.training.statistics import Estimate, mean, share
 
@@ -135,7 +136,7 @@ def evaluate_florence2(florence2: Florence2, scenes: list[Scene], batch: int = 8
 @torch.no_grad()
 def evaluate_sam2(model: Sam2Model, scenes: list[Scene]) -> dict[str, Any]:
     """Mask IoU and score error for the true boxes, one mask a box, at the picture's own resolution."""
-    side = model.config.prompt_encoder_config.image_size
+    side = side_of(model)
     overlaps, errors = [], []
     by_kind: dict[str, list[float]] = defaultdict(list)
     by_size: dict[str, list[float]] = defaultdict(list)

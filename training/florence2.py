@@ -20,6 +20,7 @@ from transformers import (
 
 from florence2_sam2.training.captions import BINS
 from florence2_sam2.training.initialise import scale_weights
+from florence2_sam2.training.tokenizer import token_id
 
 SIDE = 192  # pixels
 STRIDE = 16  # pixels for each image token
@@ -63,12 +64,12 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Florence2Config:
         pad_token_id=1,
         eos_token_id=2,
         decoder_start_token_id=2,
-        forced_bos_token_id=None,
         forced_eos_token_id=None,
     )
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
     return Florence2Config(
-        vision_config=vision.to_dict(), text_config=text.to_dict(), image_token_id=image_token
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_id=token_id(tokenizer, "<image>"),
     )
 
 
@@ -106,13 +107,13 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Florence2ForConditionalGene
     """
     model = Florence2ForConditionalGeneration(make_config(tokenizer))
     scale_weights(model)
-    first = tokenizer.convert_tokens_to_ids("<loc_0>")
+    first = token_id(tokenizer, "<loc_0>")
     words = model.model.language_model.shared.weight
     nn.init.normal_(words, 0, 0.05)
     words[first : first + BINS] = ordered_embedding(BINS, WIDTH, 40) * 0.06
     positions = model.model.multi_modal_projector.image_position_embed
     for table in (positions.row_embeddings.weight, positions.column_embeddings.weight):
-        table.copy_(ordered_embedding(*table.shape, 12) * 0.5)
+        table.copy_(ordered_embedding(table.shape[0], table.shape[1], 12) * 0.5)
     model.tie_weights()
     model.generation_config = generation_config()
     return model
@@ -142,10 +143,9 @@ def start_from(
     for word, index in tokenizer.get_vocab().items():
         if word in old_words:
             words[index] = shared[old_words[word]]
-    stride = math.prod(other.config.vision_config.patch_stride)
-    old_grid = (
-        other.config.vision_config.window_size * STRIDE // stride
-    )  # a window spans the last stage's grid
+    vision = other.config.vision_config
+    assert isinstance(vision, Florence2VisionConfig)
+    old_grid = vision.window_size  # in these models a window spans the last stage's grid
     old, new = (m.model.multi_modal_projector.image_position_embed for m in (other, model))
     for axis in ("row_embeddings", "column_embeddings"):
         table = getattr(old, axis).weight[:old_grid].T[None]

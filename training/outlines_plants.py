@@ -159,10 +159,15 @@ def flower(rng: np.random.Generator, form: int) -> list[Part]:
     petals = int(rng.integers(5, 7)) if form == 0 else int(rng.integers(8, 12))
     long, wide = (0.3, 0.25) if form == 0 else (0.34, 0.13)
     centre = -0.42
-    bloom = [
+    round_bloom = [
         Part(rotated(ellipse(long, centre, long, wide), 360 * i / petals, (0, centre))) for i in range(petals)
     ]
-    return [Part(stem, "leaf"), *leaves[: 2 - form], *bloom, Part(ellipse(0, centre, 0.17, 0.17), "yolk")]
+    return [
+        Part(stem, "leaf"),
+        *leaves[: 2 - form],
+        *round_bloom,
+        Part(ellipse(0, centre, 0.17, 0.17), "yolk"),
+    ]
 
 
 def leaf(rng: np.random.Generator, form: int) -> list[Part]:

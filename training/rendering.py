@@ -137,13 +137,14 @@ def draw_sprite(
     base = np.array(COLOURS[colour], np.float32) * rng.uniform(0.92, 1.06, 3) + rng.uniform(-6, 6)
     base = np.clip(base, 8, 250).astype(np.float32)
     h, w = int(np.ceil(height)) + 3, int(np.ceil(width)) + 3
-    rgb, alpha = np.empty((h, w, 3), np.float32), np.zeros((h, w), np.uint8)
+    rgb: np.ndarray = np.empty((h, w, 3), np.float32)
+    alpha: np.ndarray = np.zeros((h, w), np.uint8)
     rgb[:] = base
     layer = np.zeros((h, w), np.uint8)
     for part in parts:
         layer[:] = 0
         points = np.round((part.points + 1.0) * (1 << _SHIFT)).astype(np.int32)
-        cv2.fillPoly(layer, [points], 255, cv2.LINE_AA, _SHIFT)
+        cv2.fillPoly(layer, [points], (255,), cv2.LINE_AA, _SHIFT)
         if part.hole:
             alpha = cv2.min(alpha, 255 - layer)
             continue

@@ -82,6 +82,11 @@ def new_model(side: int) -> Sam2Model:
     return model
 
 
+def side_of(model: Sam2Model) -> int:
+    """The side in pixels of the square pictures that the model takes."""
+    return model.prompt_encoder.input_image_size
+
+
 def with_side(model: Sam2Model, side: int) -> Sam2Model:
     """The same weights in a model for pictures of another side."""
     other = Sam2Model(make_config(side))

@@ -118,6 +118,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The number of one token."""
+    index = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(index, int)
+    return index
+
+
 def save_processor(tokenizer: PreTrainedTokenizerFast, side: int, image_tokens: int, folder: Path) -> None:
     """Write what `Florence2Processor.from_pretrained(folder)` needs; works without torchvision."""
     size = {"height": side, "width": side}
@@ -129,7 +136,7 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, side: int, image_tokens: 
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     )
-    pictures.image_seq_length = image_tokens
+    pictures.image_seq_length = image_tokens  # type: ignore[attr-defined]
     processor = Florence2Processor(
         image_processor=pictures, tokenizer=tokenizer, post_processor_config=POST_PROCESSING
     )

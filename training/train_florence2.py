@@ -27,7 +27,7 @@ from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.initialise import optimiser
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state, set_rate
 from florence2_sam2.training.scenes import Scene, draw_scene, squeezed
-from florence2_sam2.training.tokenizer import make_tokenizer, save_processor
+from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, token_id
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
@@ -46,8 +46,8 @@ class TextLoss:
 
     def __init__(self, model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model, self.tokenizer = model, tokenizer
-        first = tokenizer.convert_tokens_to_ids("<loc_0>")
-        self.locations = slice(first, first + BINS)
+        self.first = token_id(tokenizer, "<loc_0>")
+        self.locations = slice(self.first, self.first + BINS)
 
     def _encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         wrapped = [f"<s>{t}</s>" for t in texts]
@@ -74,10 +74,10 @@ class TextLoss:
         scored[:, 0] = False  # `<s>` is forced in generation
         log_words = F.log_softmax(self.model.lm_head(hidden[scored]), -1)
         truth = labels[scored]
-        located = (truth >= self.locations.start) & (truth < self.locations.stop)
+        located = (truth >= self.first) & (truth < self.first + BINS)
         captions = (torch.arange(len(labels))[:, None] < len(labels) // 2).expand_as(scored)[scored]
         word_loss = -log_words.gather(1, truth[:, None])[:, 0]
-        places = (truth[located] - self.locations.start + 0.5) / BINS
+        places = (truth[located] - self.first + 0.5) / BINS
         place_loss = divergence(log_words[located][:, self.locations], soft_bins(places, sigma))
         return word_loss[captions].mean(), word_loss[~captions & ~located].mean(), place_loss
 
@@ -89,6 +89,13 @@ def located_example(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
     return grounding_example(rng, scene.mentions(), scene.background)
 
 
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of the run that is being continued, else a new one, saved there for the next time."""
+    if not (folder / "tokenizer.json").exists():
+        save_processor(make_tokenizer(), SIDE, IMAGE_TOKENS, folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 class Trainer:
     """The model, the throw-away head and the random numbers of one run."""
 
@@ -96,7 +103,7 @@ class Trainer:
         self.options = options
         torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
-        self.tokenizer = make_tokenizer()
+        self.tokenizer = tokenizer_of(options.output / "checkpoint")
         self.model = new_model(self.tokenizer)
         self.head = DenseHead()
         self.text_loss = TextLoss(self.model, self.tokenizer)

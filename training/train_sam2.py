@@ -22,7 +22,7 @@ from transformers import Sam2Model
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.initialise import optimiser
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state, set_rate
-from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, with_side
+from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, side_of, with_side
 from florence2_sam2.training.scenes import draw_scene
 
 PROMPTS = 4  # boxes for each picture
@@ -71,28 +71,29 @@ def filled_boxes(
     return [torch.randn(count, c, side // s, side // s) * 0.5 for c, s in widths], boxes, masks
 
 
-@torch.no_grad()
-def true_iou(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """IoU [B, P, N] of logits [B, P, N, h, w] with masks [B, P, S, S], at the masks' resolution."""
-    full = (
-        F.interpolate(logits.flatten(0, 1), size=masks.shape[-2:], mode="bilinear", align_corners=False) > 0
-    )
-    truth = masks.flatten(0, 1)[:, None] > 0
-    common, either = (full & truth).flatten(2).sum(-1), (full | truth).flatten(2).sum(-1)
-    return (common / either.clamp_min(1)).view(logits.shape[:3])
+def compare(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, P, N, h, w] and masks [B, P, S, S] at a common resolution, twice the logits': [R, N, 2h, 2w] each.
 
-
-def mask_loss(logits: torch.Tensor, masks: torch.Tensor, balance: float) -> torch.Tensor:
-    """Loss [B, P, N] of each mask: dice, plus cross-entropy that is class-balanced in share `balance`, else focal.
-
-    Computed at twice the logits' resolution against the share of each cell that the mask covers, so that
-    boundaries learn to pass between the logits.
+    The truth is the share of each cell that the mask covers. Comparing finer than the logits are makes
+    boundaries pass between them, where bilinear upsampling will put them at inference.
     """
-    b, p, n, h, w = logits.shape
-    logits = F.interpolate(logits.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
-    truth = F.adaptive_avg_pool2d(masks.flatten(0, 1).float()[:, None], (2 * h, 2 * w)).expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    likely = torch.sigmoid(logits)
+    finer = F.interpolate(logits.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
+    truth = F.adaptive_avg_pool2d(masks.flatten(0, 1).float()[:, None], (finer.shape[-2], finer.shape[-1]))
+    return finer, truth.expand_as(finer)
+
+
+@torch.no_grad()
+def true_iou(finer: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """IoU [R, N] of the masks that the logits mean."""
+    said, true = finer > 0, truth > 0.5
+    common, either = (said & true).flatten(2).sum(-1), (said | true).flatten(2).sum(-1)
+    return common / either.clamp_min(1)
+
+
+def mask_loss(finer: torch.Tensor, truth: torch.Tensor, balance: float) -> torch.Tensor:
+    """Loss [R, N] of each mask: dice, plus cross-entropy that is class-balanced in share `balance`, else focal."""
+    entropy = F.binary_cross_entropy_with_logits(finer, truth, reduction="none")
+    likely = torch.sigmoid(finer)
     focal = (entropy * (likely.detach() - truth).abs()).flatten(2).mean(-1)
     area, missing = truth.flatten(2).sum(-1), (1 - truth).flatten(2).sum(-1)
     dice = 1 - (2 * (likely * truth).flatten(2).sum(-1) + 1) / (likely.flatten(2).sum(-1) + area + 1)
@@ -101,7 +102,7 @@ def mask_loss(logits: torch.Tensor, masks: torch.Tensor, balance: float) -> torc
         balanced = (entropy * truth).flatten(2).sum(-1) / area.clamp_min(1)
         balanced = balanced + (entropy * (1 - truth)).flatten(2).sum(-1) / missing.clamp_min(1)
         loss = loss + balance * balanced
-    return loss.view(b, p, n)
+    return loss
 
 
 def total_loss(
@@ -112,25 +113,22 @@ def total_loss(
     balance: float,
     log: Log,
 ) -> torch.Tensor:
+    """Token 0 on every box; the other tokens, which serve more rarely, on half of the boxes."""
     logits, scores, objects = every_mask(model, features, boxes)
-    losses = mask_loss(logits, masks, balance)
-    others = losses[..., 1:]
-    iou = true_iou(logits, masks)
-    score_loss = (scores - iou).abs().mean()
+    finer, truth = compare(logits, masks)
+    iou = true_iou(finer, truth)
+    single = mask_loss(finer[:, :1], truth[:, :1], balance).mean()
+    some = torch.randperm(len(finer))[: max(1, len(finer) // 2)]
+    others = mask_loss(finer[some, 1:], truth[some, 1:], balance)
+    score_loss = (scores.flatten(0, 1) - iou).abs().mean()
     present = F.binary_cross_entropy_with_logits(objects, torch.ones_like(objects))
     log.add(
-        iou=iou[..., 0].mean(),
-        best=iou[..., 1:].max(-1).values.mean(),
-        score_error=score_loss,
-        loss=losses[..., 0].mean(),
+        iou=iou[:, 0].mean(),
+        best=iou[:, 1:].max(-1).values.mean(),
+        score_error=score_loss.detach(),
+        loss=single.detach(),
     )
-    return (
-        losses[..., 0].mean()
-        + others.min(-1).values.mean()
-        + 0.1 * others.mean()
-        + score_loss
-        + 0.02 * present
-    )
+    return single + others.min(-1).values.mean() + 0.1 * others.mean() + score_loss + 0.02 * present
 
 
 def stages(text: str) -> list[tuple[int, float]]:
@@ -147,16 +145,19 @@ def train(options: argparse.Namespace) -> Sam2Model:
     model, step, elapsed = new_model(plan[0][0]), 0, 0.0
     if options.init:
         model.load_state_dict(Sam2Model.from_pretrained(options.init, dtype=torch.float32).state_dict())
+    moments = None
     if state.exists():
         facts = load_state(state, {"model": model}, rng)
-        step, elapsed = facts["step"], facts["elapsed"]
+        step, elapsed, moments = facts["step"], facts["elapsed"], facts.get("moments")
     model.train()
     clock, log = Clock(options.minutes, elapsed), Log(options.output / "log.jsonl")
     optimizer = optimiser(list(model.parameters()), options.rate)
+    if moments:
+        optimizer.load_state_dict(moments)
     saved, since = clock.elapsed, step
     while clock.fraction < 1:
         side = next(side for side, until in plan if clock.fraction < until)
-        if model.config.prompt_encoder_config.image_size != side:
+        if side_of(model) != side:
             model, moments = with_side(model, side), optimizer.state_dict()
             optimizer = optimiser(list(model.parameters()), options.rate)
             optimizer.load_state_dict(moments)
@@ -178,7 +179,7 @@ def train(options: argparse.Namespace) -> Sam2Model:
             log.write(minutes=clock.elapsed, step=step, side=side)
         if clock.elapsed - saved > options.save_every:
             saved = clock.elapsed
-            save_state(state, {"model": model}, rng, step=step, elapsed=saved)
+            save_state(state, {"model": model}, rng, step=step, elapsed=saved, moments=optimizer.state_dict())
             export(model, options.output / "checkpoint")
     return model
 

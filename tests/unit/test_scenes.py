@@ -6,13 +6,15 @@ import pytest
 pytest.importorskip("cv2")
 
 from florence2_sam2.training.captions import (
+    Mention,
     answer,
     detection_example,
     grounding_example,
+    parse_answer,
     repeated_trigram,
 )
 from florence2_sam2.training.outlines import OUTLINES
-from florence2_sam2.training.scenes import MIN_VISIBLE, Scene, draw_scene
+from florence2_sam2.training.scenes import MIN_VISIBLE, Scene, draw_scene, squeezed
 from florence2_sam2.training.vocabulary import HELD_OUT_PAIRS, KINDS, TABLE, phrase_for
 
 
@@ -124,3 +126,40 @@ def test_training_prompts_have_answers_with_four_locations_a_box() -> None:
 )
 def test_phrases(arguments: tuple, phrase: str) -> None:
     assert phrase_for(*arguments) == phrase
+
+
+def test_answers_are_read_back_within_a_bin() -> None:
+    for scene in scenes(40, size=48):
+        mentions = scene.mentions()
+        read = parse_answer(answer(mentions))
+        assert [m.phrase for m in read] == [m.phrase for m in mentions]
+        for said, true in zip(read, mentions, strict=True):
+            np.testing.assert_allclose(said.boxes, true.boxes, atol=1.01e-3)
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("", []),
+        ("a cup", []),
+        ("a cup<loc_1><loc_2><loc_3>", []),
+        ("a cup<loc_0><loc_0><loc_10><loc_999>", [("a cup", 1)]),
+        ("two cups<loc_0><loc_0><loc_9><loc_9><loc_1><loc_1><loc_8><loc_8><loc_5>", [("two cups", 2)]),
+        ("<loc_0><loc_0><loc_9><loc_9>", []),
+    ],
+)
+def test_malformed_answers_are_read_calmly(text: str, boxes: list) -> None:
+    assert [(m.phrase, len(m.boxes)) for m in parse_answer(text)] == boxes
+
+
+def test_a_squeezed_scene_keeps_its_boxes_as_fractions() -> None:
+    scene = draw_scene(np.random.default_rng(11), 128, 80)
+    square = squeezed(scene, 96)
+    assert square.image.shape == (96, 96, 3)
+    before, after = scene.mentions(), square.mentions()
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-6)
+
+
+def test_a_mention_without_boxes_says_its_phrase_only() -> None:
+    assert answer([Mention("a red cup", np.empty((0, 4)))]) == "a red cup"
