@@ -157,17 +157,19 @@ def _webp(data: bytes, check: SizeCheck) -> Picture:
     check(width, height)
     if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         raise DamagedPicture("is cut off: the WebP is shorter than it says")
-    orientation = exif.UPRIGHT
+    return Picture("WebP", data, width, height, _webp_orientation(data) if first == b"VP8X" else exif.UPRIGHT)
+
+
+def _webp_orientation(data: bytes) -> int:
     position = 12
-    for _ in range(_MAX_WEBP_CHUNKS if first == b"VP8X" else 0):
+    for _ in range(_MAX_WEBP_CHUNKS):
         if position + 8 > len(data):
-            break
+            return exif.UPRIGHT
         name, length = struct.unpack_from("<4sI", data, position)
         if name == b"EXIF":
-            orientation = exif.orientation(data[position + 8 : position + 8 + length])
-            break
+            return exif.orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    return Picture("WebP", data, width, height, orientation)
+    raise DamagedPicture(f"is a WebP of more than {_MAX_WEBP_CHUNKS} chunks: save it again")
 
 
 def _gif(data: bytes, check: SizeCheck) -> Picture:

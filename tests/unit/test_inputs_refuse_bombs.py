@@ -199,7 +199,7 @@ def test_what_keeps_a_decoder_busy_is_refused() -> None:
             "JPEG of more": b"\xff\xd8" + b"\xff" * 2**22,
             "GIF of more": b"GIF89a\1\0\1\0" + bytes(3) + b"\x21\xfe" + b"\1A" * 2**22,
             "is a damaged GIF": b"GIF89a\1\0\1\0" + bytes(3) + b"\x21\xfe\0" * 2**20,
-            "decoded": riff(b"VP8X" + struct.pack("<I", 10) + bytes(10), b"JUNK\0\0\0\0" * 2**20),
+            "WebP of more": riff(b"VP8X" + struct.pack("<I", 10) + bytes(10), b"JUNK\0\0\0\0" * 2**20),
         }
     )
     for word, cost in answers.items():
