@@ -219,7 +219,7 @@ class Engine:
         if not sequence.request.is_wanted():
             return None
         try:
-            continuation = sequence.search.step([logits[row] for row in sequence.rows])
+            continuation = sequence.search.step(_rows(logits, sequence.rows))
             if continuation is None:
                 sequence.complete()
                 return None
@@ -249,3 +249,11 @@ class Engine:
             rows.append(row)
         sequence.rows = rows
         return spare
+
+
+def _rows(logits: NDArray[np.float32], rows: list[int]) -> NDArray[np.float32]:
+    """The given rows in their order; where they lie side by side, as mostly, without a copy."""
+    first, count = rows[0], len(rows)
+    if rows == list(range(first, first + count)):
+        return logits[first : first + count]
+    return logits[rows]

@@ -7,9 +7,7 @@ other requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,9 +15,9 @@ from numpy.typing import NDArray
 
 from florence2_sam2.server.generation.ngrams import NGrams
 from florence2_sam2.server.generation.settings import Settings
-from florence2_sam2.server.generation.topk import largest, log_normaliser
+from florence2_sam2.server.generation.topk import contenders, log_normalisers
 
-Logits = Sequence[NDArray[np.float32]]
+Logits = NDArray[np.float32]
 
 
 class Continuation(NamedTuple):
@@ -42,7 +40,7 @@ class Generated:
 
 class Search(Protocol):
     def step(self, logits: Logits) -> Continuation | None:
-        """Advance by one token. `logits`: one array [vocabulary] per row; they are overwritten.
+        """Advance by one token. `logits` [rows, vocabulary] may be overwritten.
 
         Raises:
             ValueError: the logits hold NaN, or the rules leave no token to continue with.
@@ -67,13 +65,13 @@ class Greedy:
         self._ngrams.append(settings.decoder_start)
 
     def step(self, logits: Logits) -> Continuation | None:
-        settings, row = self._settings, logits[0]
+        settings = self._settings
         token = settings.forced(len(self._tokens))
         if token is None:
-            top, log_sum = log_normaliser(row)
-            _ban(row, settings, len(self._tokens), self._ngrams)
-            token = int(row.argmax())
-            self._log_probability += row[token] - top - log_sum
+            (top,), (log_sum,) = log_normalisers(logits)
+            _ban(logits, settings, len(self._tokens), [self._ngrams])
+            token = int(logits[0].argmax())
+            self._log_probability += logits[0, token] - top - log_sum
         self._tokens.append(token)
         self._ngrams.append(token)
         if token == settings.eos or len(self._tokens) == settings.max_new_tokens:
@@ -147,19 +145,18 @@ class BeamSearch:
         keep = 2 * self._settings.num_beams
         generated = len(self._beams[0].tokens)
         forced = self._settings.forced(generated)
-        found: list[_Candidate] = []
-        for index, (beam, row) in enumerate(zip(self._beams, logits, strict=True)):
-            if forced is not None:
-                found.append(_Candidate(index, forced, beam.log_probability))
-                continue
-            top, log_sum = log_normaliser(row)
-            _ban(row, self._settings, generated, beam.ngrams)
-            tokens = largest(row, keep)
-            scores = row[tokens] - top - log_sum + np.float32(beam.log_probability)
-            # As Python floats, which hold float32 exactly, they are faster to handle one by one.
-            found += map(_Candidate, repeat(index), tokens.tolist(), scores.tolist())
-        found.sort(key=lambda candidate: -candidate.log_probability)
-        return [candidate for candidate in found[:keep] if candidate.log_probability > -np.inf]
+        if forced is not None:
+            found = [_Candidate(row, forced, beam.log_probability) for row, beam in enumerate(self._beams)]
+            return sorted(found, key=lambda candidate: -candidate.log_probability)
+        tops, log_sums = log_normalisers(logits)
+        _ban(logits, self._settings, generated, [beam.ngrams for beam in self._beams])
+        sums = np.array([beam.log_probability for beam in self._beams], np.float32)
+        rows, tokens = contenders(logits, keep)
+        scores = logits[rows, tokens] - tops[rows] - log_sums[rows] + sums[rows]
+        best = (-scores).argsort(kind="stable")[:keep]
+        # As Python floats, which hold float32 exactly, scores are faster to handle one by one.
+        triples = zip(rows[best].tolist(), tokens[best].tolist(), scores[best].tolist(), strict=True)
+        return [_Candidate(*triple) for triple in triples if triple[2] > -np.inf]
 
     def _finish(self, ended: _Candidate, length: int) -> None:
         """Keep an ended sequence if it is among the `num_beams` best ended ones; of equal ones the earlier stays."""
@@ -193,10 +190,11 @@ class BeamSearch:
         return beams
 
 
-def _ban(row: NDArray[np.float32], settings: Settings, generated: int, ngrams: NGrams) -> None:
+def _ban(logits: Logits, settings: Settings, generated: int, ngrams: list[NGrams]) -> None:
     """transformers' processors that forbid tokens: their logits become -inf."""
-    banned = ngrams.banned()
-    if banned:
-        row[list(banned)] = -np.inf
+    for row, rule in enumerate(ngrams):
+        banned = rule.banned()
+        if banned:
+            logits[row, list(banned)] = -np.inf
     if generated < settings.min_new_tokens:
-        row[settings.eos] = -np.inf
+        logits[:, settings.eos] = -np.inf

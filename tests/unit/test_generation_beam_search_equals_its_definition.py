@@ -97,7 +97,7 @@ def run(model: HistoryModel, s: Settings) -> search.Generated:
     """Drive the search under test by itself, with the histories it implies."""
     state = search.start(s)
     histories = [(s.decoder_start,)]
-    while (step := state.step([model.logits(history) for history in histories])) is not None:
+    while (step := state.step(np.array([model.logits(history) for history in histories]))) is not None:
         histories = [
             (*histories[parent], token) for token, parent in zip(step.tokens, step.parents, strict=True)
         ]
@@ -173,14 +173,14 @@ def test_log_probability_is_the_sum_over_the_chosen_tokens(
 def test_first_step_has_one_row_and_broken_logits_are_refused(beams: int) -> None:
     state = search.start(Settings(START, EOS, 5, num_beams=beams))
     with pytest.raises(ValueError, match="not numbers"):
-        state.step([np.full(50, np.nan, np.float32)])
+        state.step(np.full((1, 50), np.nan, np.float32))
 
 
 def test_of_equal_logits_the_smallest_token_wins() -> None:
     state = search.start(Settings(START, EOS, 5))
-    row = np.zeros(50, np.float32)
-    row[[7, 9]] = 1
-    step = state.step([row])
+    logits = np.zeros((1, 50), np.float32)
+    logits[0, [7, 9]] = 1
+    step = state.step(logits)
     assert step is not None
     assert step.tokens == [7]
 
@@ -188,10 +188,10 @@ def test_of_equal_logits_the_smallest_token_wins() -> None:
 def test_rules_that_ban_everything_are_an_error_not_a_made_up_answer() -> None:
     """Of three tokens the start is used, the end not allowed yet, and the third can come only once."""
     state = search.start(Settings(START, 1, 9, num_beams=2, no_repeat_ngram_size=1, min_new_tokens=8))
-    step = state.step([np.zeros(3, np.float32)])
+    step = state.step(np.zeros((1, 3), np.float32))
     assert step == search.Continuation([0], [0])
     with pytest.raises(ValueError, match="no token"):
-        state.step([np.zeros(3, np.float32)])
+        state.step(np.zeros((1, 3), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def prompt(length: int) -> NDArray[np.int64]:
     return np.array([SPEC.tokens.bos, *middle, SPEC.tokens.eos], np.int64)
 
 
-def whole_sequence(graph: onnxruntime.InferenceSession, encoded: Encoded, tokens: list[int]) -> NDArray[np.float32]:
+def whole_sequence(
+    graph: onnxruntime.InferenceSession, encoded: Encoded, tokens: list[int]
+) -> NDArray[np.float32]:
     """Logits after `tokens`, from one run of the graph without any past."""
     shape = SPEC.decoder
     feeds = {
@@ -64,7 +66,7 @@ def test_rows_of_different_age_and_prompt_share_steps(
     prompts = [decoder.encode(features(n), prompt(length)) for n, length in enumerate((3, 40, 100, 9))]
     rows: dict[int, tuple[Encoded, list[int]]] = {}
     for step in range(150):
-        if len(rows) < decoder.max_rows and rng.random() < 0.3 or not rows:
+        if not rows or (len(rows) < decoder.max_rows and rng.random() < 0.3):
             encoded = prompts[rng.integers(len(prompts))]
             rows[decoder.add(encoded)] = (encoded, [])
         if len(rows) < decoder.max_rows and rng.random() < 0.1:
@@ -76,7 +78,9 @@ def test_rows_of_different_age_and_prompt_share_steps(
                 decoder.copy_past(source, target)
                 rows[target] = (rows[source][0], list(rows[source][1]))
         if rng.random() < 0.08 and step < 100:
-            leaving = [int(row) for row in rng.choice(list(rows), rng.integers(1, len(rows) + 1), replace=False)]
+            leaving = [
+                int(row) for row in rng.choice(list(rows), rng.integers(1, len(rows) + 1), replace=False)
+            ]
             moved = decoder.remove(leaving)
             rows = {moved.get(row, row): state for row, state in rows.items() if row not in leaving}
             if not rows:

@@ -88,7 +88,7 @@ def alone(prompt: list[int], settings: Settings) -> list[int]:
     model = HistoryDecoder(1)
     state = search.start(settings)
     histories = [(*prompt, settings.decoder_start)]
-    while (step := state.step([model.logits(history) for history in histories])) is not None:
+    while (step := state.step(np.array([model.logits(history) for history in histories]))) is not None:
         histories = [(*histories[p], t) for t, p in zip(step.tokens, step.parents, strict=True)]
     return state.result().token_ids
 
