@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 POLL_SECONDS = 0.1
 ORPHAN_SECONDS = 2.0  # for Triton to end by itself when the launcher has died
 
@@ -44,6 +44,9 @@ def main(argv: list[str]) -> int:
     """Run the server to its end; its exit code (negative: the signal that ended it)."""
     plan = Plan(**json.loads(argv[0]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's business
+    # Processes that lose their parent become children of the guard, which waits for them: in a container
+    # the first process often waits for none, and they would stay as zombies.
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
     with open(plan.log, "ab") as log:
         server = subprocess.Popen(
             plan.command,
@@ -58,7 +61,9 @@ def main(argv: list[str]) -> int:
         _wait(server, plan)
     finally:
         clean_up(server.pid, plan)
-    return server.wait()
+        code = server.wait()
+        _reap()
+    return code
 
 
 def clean_up(server: int, plan: Plan) -> None:
@@ -101,7 +106,18 @@ def _wait_for_end(server: subprocess.Popen[bytes], seconds: float) -> None:
 
 def _end_with_parent() -> None:
     """Should the guard itself be killed, Triton gets a SIGTERM from the kernel."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None).prctl(option, value)
+
+
+def _reap() -> None:
+    """Wait for the processes that the server has left; they have been killed."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 if __name__ == "__main__":

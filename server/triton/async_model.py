@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.triton import failures
+from florence2_sam2.server.triton.memory import check_room
 
 if TYPE_CHECKING:
-    from triton_python_backend_utils import InferenceRequest, Tensor
+    from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Call:
     def __init__(self, request: InferenceRequest) -> None:
         self.request = request
         self._sender = request.get_response_sender()
-        self._answered = False
+        self.answered = False
 
     def cancelled(self) -> bool:
         """Whether the caller has cancelled, gone, or passed its own deadline.
@@ -47,7 +48,7 @@ class Call:
         It is a question to the server's process (40 µs): fine for each token, not for each loop. A call
         from another model never becomes cancelled, whatever that model's caller does.
         """
-        return not self._answered and bool(self._sender.is_cancelled())
+        return not self.answered and bool(self._sender.is_cancelled())
 
     def check(self) -> None:
         """Stop here when nobody waits for the answer.
@@ -58,12 +59,22 @@ class Call:
         if self.cancelled():
             raise Cancelled("the caller has gone")
 
-    def send(self, tensors: list[Tensor] | None, error: Any = None) -> None:
+    def send(self, tensors: list[Tensor]) -> None:
         """Answer, once."""
         import triton_python_backend_utils as pb_utils
 
-        self._answered = True
-        response = pb_utils.InferenceResponse(output_tensors=tensors or [], error=error)
+        self._send(pb_utils.InferenceResponse(output_tensors=tensors))
+
+    def refuse(self, error: TritonError) -> None:
+        """Answer with an error, once."""
+        import triton_python_backend_utils as pb_utils
+
+        self._send(pb_utils.InferenceResponse(output_tensors=[], error=error))
+
+    def _send(self, response: InferenceResponse) -> None:
+        import triton_python_backend_utils as pb_utils
+
+        self.answered = True
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
@@ -127,16 +138,20 @@ class AsyncModel:
     async def _serve(self, call: Call) -> None:
         try:
             tensors = await self.answer(call)
+            check_room(tensors)
+            call.send(tensors)
         except asyncio.CancelledError:
             self._refuse(call, Cancelled("the server is stopping"))
         except Exception as error:  # whatever it is, this request gets an answer and the others go on
             self._refuse(call, error)
-        else:
-            call.send(tensors)
 
     def _refuse(self, call: Call, error: Exception) -> None:
         refusal = failures.refusal(error, self.name)
-        call.send(None, failures.to_triton(refusal, failures.is_between_models(call.request)))
+        if call.answered:
+            # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
+            # process, so that the launcher's supervisor starts the server again.
+            os._exit(1)
+        call.refuse(failures.to_triton(refusal, failures.is_between_models(call.request)))
 
     async def _drain(self) -> None:
         if self._tasks:

@@ -35,6 +35,7 @@ _TRITONS_OWN = (
     ("Exceeds maximum queue size", Overloaded, "the queue of {model} is full, try again"),
     ("Request timeout expired", DeadlinePassed, "the request waited too long for {model}"),
     ("is not healthy", Overloaded, "{model} is being restarted, try again"),
+    ("shared memory", Overloaded, "the server is short of shared memory, try again later"),
     ("is not ready", Overloaded, "{model} is being restarted, try again"),
 )
 

