@@ -120,8 +120,8 @@ searches = st.builds(
 models = st.builds(
     HistoryModel,
     seed=st.integers(0, 2**16),
-    vocabulary=st.integers(40, 200),
-    eos_bonus=st.sampled_from([-2.0, 0.0, 2.0, 4.0]),
+    vocabulary=st.integers(40, 90),
+    eos_bonus=st.sampled_from([0.0, 2.0, 3.0, 5.0]),
     spread=st.sampled_from([0.3, 1.0, 3.0]),
 )
 
