@@ -22,6 +22,7 @@ from florence2_sam2.server.launch.supervisor import supervise
 from florence2_sam2.server.launch.wheel import TRITON_VERSION
 from florence2_sam2.server.settings import Option, Settings, options
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOG_SECONDS = 0.25
 
 
@@ -90,6 +91,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         check_hashes=not arguments.skip_hashes,
     )
     _say(f"model repository {arguments.repository or 'with the packaged small models'}")
+    if arguments.host not in LOOPBACK:
+        _say(f"listening on {arguments.host}: anyone who reaches it can use it; HTTP belongs behind a proxy")
     began = time.monotonic()
     try:
         server.start()

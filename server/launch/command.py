@@ -116,6 +116,7 @@ def server_environment(
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "PYTHONUTF8": "1",  # the stubs' own default is ASCII
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # a model repository holds models, not caches
         # Nine processes share the cores: the sessions' threads are set in open_session, everything else has
         # one.
         "OMP_NUM_THREADS": "1",

@@ -67,6 +67,12 @@ class Served:
     def nothing_left(self) -> bool:
         return not any(map(alive, self.below)) and not shared_memory(self.process.pid)
 
+    def slow_segment(self) -> dict[str, Any]:
+        """The same through `segment`, which calls the other models itself."""
+        options = json.dumps({"boxes": np.repeat(BOX, 60, axis=0).tolist()}).encode()
+        inputs = {"image": LARGE, "options": options, "nms_threshold": np.ones(1, np.float32)}
+        return infer(self.addresses["grpc"], "segment", inputs, ["result"])
+
     def slow(self) -> dict[str, Any]:
         """A request of a second or more: many large masks."""
         return infer(self.addresses["grpc"], "sam2", {"image": LARGE, "boxes": np.repeat(BOX, 60, axis=0)})
@@ -91,10 +97,14 @@ def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
     assert {address for address, _ in addresses} <= loopback, "it listens beyond loopback"
     assert len(addresses) == 3
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        slow = pool.submit(served.slow)
+        slow, slow_segment = pool.submit(served.slow), pool.submit(served.slow_segment)
         time.sleep(0.4)
         served.process.send_signal(signal.SIGTERM)
         assert slow.result()["masks"].shape == (60, 1200, 1600), "what was in flight was not finished"
+        answer = json.loads(slow_segment.result()["result"][0])
+        assert len(answer["objects"]) + len(answer["filtered"]) == 60
+        with pytest.raises(InferenceServerException):
+            served.segment()
     assert served.process.wait(40) == 0
     assert served.nothing_left()
     assert not served.ready_file.exists()
