@@ -1,4 +1,4 @@
-"""Entry point: one subcommand a module, imported when it is called so that `segment` needs only the client's packages."""
+"""Entry point: each subcommand a module, imported when called, so that `segment` needs the client's packages only."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def test_any_picture_becomes_contiguous_floats_of_the_exact_size(
     way = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[resample]
     resized = np.asarray(Image.fromarray(picture).resize((40, 24), way)).transpose(2, 0, 1)
     wanted = (resized / 255 - np.reshape(SPEC.mean, (3, 1, 1))) / np.reshape(SPEC.std, (3, 1, 1))
-    assert np.abs(values[0] - wanted).max() < 1e-6
+    # SAM2's bilinear kernel rounds its weights otherwise than Pillow's: a level up or down, here and there.
+    assert np.abs(values[0] - wanted).max() < (1e-6 if resample == "bicubic" else 1.01 / 255 / min(SPEC.std))
 
 
 def test_read_only_and_sliced_pictures_are_taken() -> None:

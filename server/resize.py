@@ -1,0 +1,81 @@
+"""The bilinear antialiased resize of uint8 pictures that SAM2's processor makes, bit for bit, without torch.
+
+Sam2ImageProcessor resizes with torchvision, that is with PyTorch's kernel for bytes (ATen, UpSampleKernel.cpp,
+`compute_index_ranges_int16_weights`): two passes, along x and then along y, each rounded to bytes, with weights in
+16-bit fixed point. Pillow's kernel is the same with 22 fraction bits; that moves up to a fifth of the pixels by one or
+two levels, and the edges of small masks with them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Outputs of one matrix product: enough to be fast, few enough that its weights are mostly not zero.
+_BLOCK = 32
+
+
+class _Band(NamedTuple):
+    """A block of outputs along one axis: where they are, the inputs they need, the weights [inputs, outputs]."""
+
+    outputs: slice
+    inputs: slice
+    weights: NDArray[Any]
+
+
+def resize_bilinear(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """A picture uint8 [H, W, 3] as uint8 [3, height, width]; the aspect is ignored."""
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1))
+    if width != planes.shape[2]:
+        bands, bits = _bands(planes.shape[2], width)
+        wide = np.empty((3, planes.shape[1], width), np.uint8)
+        for band in bands:
+            sums = planes[:, :, band.inputs].astype(band.weights.dtype) @ band.weights
+            wide[:, :, band.outputs] = _rounded(sums, bits)
+        planes = wide
+    if height != planes.shape[1]:
+        bands, bits = _bands(planes.shape[1], height)
+        tall = np.empty((3, height, width), np.uint8)
+        for band in bands:
+            sums = band.weights.T @ planes[:, band.inputs].astype(band.weights.dtype)
+            tall[:, band.outputs] = _rounded(sums, bits)
+        planes = tall
+    return planes
+
+
+@lru_cache(maxsize=16)
+def _bands(before: int, after: int) -> tuple[list[_Band], int]:
+    """The weights that take `before` pixels to `after`, as whole numbers, and how many of their bits are fraction."""
+    scale = before / after
+    reach = max(scale, 1.0)  # of the triangle filter: it grows when a picture shrinks
+    centre = scale * (np.arange(after) + 0.5)
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    stop = np.minimum((centre + reach + 0.5).astype(np.int64), before)
+    taps = first[:, None] + np.arange(int((stop - first).max()))
+    weights = np.maximum(1 - np.abs((taps - centre[:, None] + 0.5) / reach), 0) * (taps < stop[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    # As many bits as keep the largest weight within 16 with its sign.
+    bits = next(bits for bits in range(22, -1, -1) if int(0.5 + weights.max() * 2**bits) < 2**15 or bits == 0)
+    fixed = np.floor(weights * 2**bits + 0.5)
+    # The sums stay whole numbers, and so exact: below 2^24 in float32, below 2^53 in float64.
+    dtype = np.float32 if 255 * fixed.sum(axis=1).max() < 2**24 else np.float64
+    bands = []
+    for start in range(0, after, _BLOCK):
+        end = min(start + _BLOCK, after)
+        low, high = int(first[start]), int(stop[end - 1])
+        band = np.zeros((high - low, end - start), dtype)
+        for column, output in enumerate(range(start, end)):
+            count = int(stop[output] - first[output])
+            band[first[output] - low : first[output] - low + count, column] = fixed[output, :count]
+        bands.append(_Band(slice(start, end), slice(low, high), band))
+    return bands, bits
+
+
+def _rounded(sums: NDArray[np.floating[Any]], bits: int) -> NDArray[np.uint8]:
+    """Fixed point to bytes, half up; `sums` is overwritten."""
+    sums += 2.0 ** (bits - 1)
+    sums *= 2.0**-bits
+    return np.clip(sums, 0, 255, out=sums).astype(np.uint8)
