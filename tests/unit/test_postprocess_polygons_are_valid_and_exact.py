@@ -143,7 +143,8 @@ def test_filling_exact_polygons_gives_the_mask_back(mask: NDArray[np.bool_]) -> 
 
 
 @pytest.mark.long
-@settings(max_examples=1000, deadline=None)
+@pytest.mark.timeout(1800)
+@settings(max_examples=600, deadline=None)
 @given(masks)
 def test_filling_exact_polygons_gives_the_mask_back_long(mask: NDArray[np.bool_]) -> None:
     check_exact(mask)
@@ -156,7 +157,8 @@ def test_simplified_polygons_are_valid_and_close(mask: NDArray[np.bool_], precis
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@pytest.mark.timeout(1800)
+@settings(max_examples=600, deadline=None)
 @given(masks, st.sampled_from(PRECISIONS))
 def test_simplified_polygons_are_valid_and_close_long(mask: NDArray[np.bool_], precision: float) -> None:
     check_simplified(mask, precision)
