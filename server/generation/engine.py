@@ -188,11 +188,10 @@ class Engine:
         for sequence in self._active:
             for row, token in zip(sequence.rows, sequence.tokens, strict=True):
                 tokens[row] = token
+        # Out of memory, a lost device: those in the batch fail, the next ones may do better.
         try:
             logits = self._decoder.step(tokens)
-        except (
-            Exception
-        ) as error:  # out of memory, a lost device: those in the batch fail, the next may do better
+        except Exception as error:
             for sequence in self._active:
                 sequence.request.fail(error)
             self._active.clear()
@@ -218,6 +217,7 @@ class Engine:
         sequence.steps += 1
         if not sequence.request.is_wanted():
             return None
+        # For instance logits that are no numbers: this request's misfortune alone.
         try:
             continuation = sequence.search.step(_rows(logits, sequence.rows))
             if continuation is None:
@@ -225,7 +225,7 @@ class Engine:
                 return None
             sequence.tokens = continuation.tokens
             return self._reorder(sequence, continuation.parents)
-        except Exception as error:  # for instance logits that are no numbers: this request's misfortune alone
+        except Exception as error:
             sequence.request.fail(error)
             return None
 
