@@ -30,7 +30,9 @@ def wanted_providers() -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def open_session(path: Path, providers: list[str] | None = None, intra_op_threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, providers: list[str] | None = None, intra_op_threads: int | None = None
+) -> onnxruntime.InferenceSession:
     """Load an ONNX file.
 
     onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
@@ -53,5 +55,7 @@ def open_session(path: Path, providers: list[str] | None = None, intra_op_thread
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     if session.get_providers()[0] != wanted[0]:
-        raise ProviderError(f"{path.name} runs on {session.get_providers()[0]}, not on {wanted[0]} as asked for")
+        raise ProviderError(
+            f"{path.name} runs on {session.get_providers()[0]}, not on {wanted[0]} as asked for"
+        )
     return session
