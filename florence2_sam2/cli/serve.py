@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}-port", type=_port, default=port, metavar="N", help="0 is any free one (%(default)s)"
         )
     place.add_argument(
-        "--log-file", type=Path, metavar="F", help="Triton's log (default: in a temporary folder)"
+        "--log-file", type=_file, metavar="F", help="Triton's log (default: in a temporary folder)"
     )
     place.add_argument(
         "--ready-file",
-        type=Path,
+        type=_file,
         metavar="F",
         help="JSON with the addresses, there while the server is ready",
     )
@@ -212,6 +212,13 @@ def _parsed(option: Option) -> Any:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
+    return path
 
 
 def _port(text: str) -> int:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -17,7 +14,7 @@ from typing import Self
 
 import tritonclient.grpc as grpc
 
-from florence2_sam2.server.launch import checks, guard, processes
+from florence2_sam2.server.launch import checks, guard
 from florence2_sam2.server.launch.command import (
     ADMIN_HEADER,
     EXIT_TIMEOUT_SECONDS,
@@ -30,12 +27,12 @@ from florence2_sam2.server.launch.drain import drain
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import failure_reason, loading_failure
 from florence2_sam2.server.launch.probe import probe
+from florence2_sam2.server.launch.process import GuardedProcess
 from florence2_sam2.server.launch.wheel import assemble_backends, find_wheel
 from florence2_sam2.server.settings import Settings
 
 READY_SECONDS = 300.0
 POLL_SECONDS = 0.05
-KILL_SECONDS = 5.0
 SHM_PREFIX = "florence2_sam2_"
 
 
@@ -85,10 +82,10 @@ class EmbeddedServer:
         self._models = models
         self._log = log
         self._check_hashes = check_hashes
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._process: GuardedProcess | None = None
         self._plan: guard.Plan | None = None
         self._addresses: Addresses | None = None
-        self._server: int | None = None
+        self._ready = False
 
     @property
     def addresses(self) -> Addresses:
@@ -128,14 +125,12 @@ class EmbeddedServer:
 
     @property
     def admin_headers(self) -> dict[str, str]:
-        """HTTP headers that open the administrative endpoints (model configuration and repository, logging,
-        …).
-        """
+        """HTTP headers that open the administrative endpoints (model repository, logging, …)."""
         return {ADMIN_HEADER: self.admin_key}
 
     def start(self) -> None:
         """Check everything that can be checked, and start Triton; it is not ready yet."""
-        if self._guard is not None:
+        if self._process is not None:
             raise RuntimeError("the server has been started already")
         checks.check_python()
         self._wheel = find_wheel()
@@ -179,57 +174,46 @@ class EmbeddedServer:
         finally:
             client.close()
         probe(self.grpc_address, [row.name for row in index.models if row.state == "READY"])
+        self._ready = True
 
     def check_alive(self) -> None:
         """Whether all of the server's processes run.
 
         Raises:
             StartError: Triton has ended, or one of its models' processes has: Triton itself goes on then,
-                says READY,
-                and answers that model's requests with errors.
+                says READY, and answers that model's requests with errors.
         """
-        self._check_running()
-        dead = processes.dead_children(self._server) if self._server else []
+        dead = self._check_running().dead_children()
         if dead:
             raise StartError(f"a model's process has died (pid {dead[0]}); Triton's log: {self.log_path}")
 
     def stop(self) -> None:
-        """Refuse new requests, finish those in flight, end. The private folder goes, and with it the log in
-        it.
-        """
-        if self._guard is None:
-            return
-        try:
-            drain(self.grpc_address, self._grpc_headers, EXIT_TIMEOUT_SECONDS)
-            self.request_stop()
-            self._guard.wait()
-        except BaseException:
-            self.kill()
-            raise
-        clean = self._guard.returncode == 0
-        self._clean_up(keep_log=not clean)
+        """Refuse new requests, finish those in flight, end. The private folder goes with the log in it.
 
-    def request_stop(self) -> None:
-        """Begin to stop and return at once; a second request ends the server without waiting for what is in
-        flight.
+        A server that is not ready yet, or an interrupted stop, is ended at once.
         """
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(b"s")
-            self._process.stdin.flush()
+        if self._process is None:
+            return
+        clean = True
+        if self._ready:
+            try:
+                drain(self.grpc_address, self._grpc_headers, EXIT_TIMEOUT_SECONDS)
+                self._process.request_stop()
+                clean = self._process.wait() == 0
+            except BaseException:
+                self.kill()
+                raise
+            self._process = None
+        self.kill()
+        if clean and self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def kill(self) -> None:
         """End it now, whatever is in flight. The log stays."""
-        if self._guard is None:
-            return
-        self.request_stop()
-        self.request_stop()
-        try:
-            self._guard.wait(KILL_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._guard.kill()
-            self._guard.wait()
-        self._clean_up(keep_log=True)
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
 
     def __enter__(self) -> Self:
         try:
@@ -245,16 +229,14 @@ class EmbeddedServer:
     ) -> None:
         self.stop()
 
-    @property
-    def _process(self) -> subprocess.Popen[bytes]:
-        if self._guard is None:
+    def _check_running(self) -> GuardedProcess:
+        if self._process is None:
             raise RuntimeError("the server has not been started")
-        return self._guard
-
-    def _check_running(self) -> None:
-        if self._process.poll() is not None:
-            reason = failure_reason(self._read_log()) or f"exit code {self._process.returncode}"
+        code = self._process.exit_code()
+        if code is not None:
+            reason = failure_reason(self._read_log()) or f"exit code {code}"
             raise StartError(f"the server has ended: {reason}; Triton's log: {self.log_path}")
+        return self._process
 
     def _launch(self) -> None:
         if self._folder is None:
@@ -273,27 +255,13 @@ class EmbeddedServer:
             gpu_metrics=self._providers[0] != "CPUExecutionProvider",
         )
         self._plan = guard.Plan(command, str(log), str(self._folder), prefix, EXIT_TIMEOUT_SECONDS + 5)
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", guard.__name__, guard.to_json(self._plan)],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
-        )
-        self._server = self._read_pid()
+        self._ready = False
+        self._process = GuardedProcess(self._plan, self._environment)
+        self._process.wait_started()
 
     @property
     def _grpc_headers(self) -> dict[str, str]:
         return {GRPC_HEADER_PREFIX + ADMIN_HEADER: self.admin_key}
-
-    def _read_pid(self) -> int:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            raise StartError("Triton could not be started, see the message above")
-        return int(line)
 
     def _read_log(self) -> str:
         """What this run has logged."""
@@ -306,17 +274,3 @@ class EmbeddedServer:
             return bool(client.is_server_ready(client_timeout=1))
         except grpc.InferenceServerException:
             return False
-
-    def _clean_up(self, keep_log: bool) -> None:
-        """What the guard has not done if it was killed, and the private folder."""
-        assert self._plan is not None
-        if self._server is not None:
-            guard.clean_up(self._server, self._plan)
-            self._server = None
-        if not keep_log:
-            shutil.rmtree(self._plan.folder, ignore_errors=True)
-            self._folder = None
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                pipe.close()
-        self._guard = None

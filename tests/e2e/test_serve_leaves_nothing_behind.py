@@ -152,6 +152,16 @@ def test_a_dead_process_of_the_server_is_replaced_without_a_human(served: Served
     assert len(shared_memory(served.process.pid)) <= len(served.below)
 
 
+def test_a_signal_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
+    starting = Served(tmp_path)
+    assert until(lambda: "starting Triton" in starting.text(), 30)
+    time.sleep(0.5)
+    starting.below = descendants(starting.process.pid)
+    starting.process.send_signal(signal.SIGTERM)
+    assert starting.process.wait(10) == 0
+    assert until(starting.nothing_left, 2)
+
+
 def test_two_servers_side_by_side(served: Served, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
