@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import nn
 from transformers import Florence2ForConditionalGeneration, Sam2Model
 
 from florence2_sam2.export.errors import ExportError
@@ -96,7 +95,7 @@ def _require_type(checkpoint: Checkpoint, flag: str, types: tuple[str, ...]) -> 
         )
 
 
-def _load(kind: type[nn.Module], checkpoint: Checkpoint) -> Any:
+def _load(kind: Any, checkpoint: Checkpoint) -> Any:
     """Load in float32 whatever the checkpoint stores: else an fp16 checkpoint would be compared with itself in fp16.
 
     Attention is the plain form, whose operators every ONNX runtime has.

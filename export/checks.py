@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,23 @@ _RUNTIME_ERRORS = (
 )
 
 # Allowed error as a fraction of the reference output's largest magnitude (at least 1). float32: what differently
-# ordered sums give. float16 has 11 bits: each value is good to 5e-4, and a network's sums and normalisations
-# multiply that; mask logits are products of two such sums.
+# ordered sums give. float16 has 11 bits: each value is good to 5e-4, and a network's many sums multiply that; scores
+# come out of a sigmoid, which shrinks errors again.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2}
-TOLERANCES_BY_OUTPUT: dict[Precision, dict[str, float]] = {"fp32": {}, "fp16": {"mask_logits": 5e-2}}
+TOLERANCES_BY_OUTPUT: dict[Precision, dict[str, float]] = {"fp32": {}, "fp16": {"scores": 5e-3}}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run: inputs, and what transformers makes of them. NaN marks entries with no meaning (padding)."""
+    """One run: inputs, and what transformers makes of them. NaN marks entries with no meaning (padding).
+
+    Where transformers' own answer hangs on rounding, `expected` is a function that takes the outputs and picks the
+    admissible answer they are meant to be.
+    """
 
     label: str
     inputs: Mapping[str, Array]
-    expected: Mapping[str, Array]
+    expected: Mapping[str, Array] | Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,12 @@ def check_graph(
     for case in cases:
         found = run(session, graph.file, case.label, case.inputs)
         _require_shapes(graph, case, found)
-        for name, expected in case.expected.items():
-            family = re.sub(r"(_key|_value)_\d+$", r"\1", name)
+        answers = case.expected(found) if callable(case.expected) else case.expected
+        for name, expected in answers.items():
+            family = _family(name)
             error, scale = compare(found[name], expected)
-            # the worst of both; NaN (an output that is not a number) must not be lost by max()
-            errors[family] = max(errors.get(family, 0.0), error) if error == error else error
+            # numpy's maximum keeps a NaN, which an output that is no number gives
+            errors[family] = float(np.maximum(errors.get(family, 0.0), error))
             scales[family] = max(scales.get(family, 1.0), scale)
     return [
         row(graph, family, error, scales[family], precision, tolerance) for family, error in errors.items()
@@ -101,6 +106,11 @@ def row(
     if tolerance is None:
         tolerance = TOLERANCES_BY_OUTPUT[precision].get(output, TOLERANCES[precision])
     return Row(graph.file, output, error, tolerance * max(1.0, scale))
+
+
+def _family(name: str) -> str:
+    """`new_key_3` → `new_key`: the layers share a line of the table."""
+    return re.sub(r"_(key|value)_\d+$", r"_\1", name)
 
 
 def open_graph(path: Path) -> onnxruntime.InferenceSession:
@@ -125,8 +135,6 @@ def compare(found: Array, expected: Array) -> tuple[float, float]:
     if found.shape != expected.shape:
         raise ExportError(f"a shape is {found.shape}, not {expected.shape}")
     meant = ~np.isnan(expected)
-    if not meant.any():
-        return 0.0, 0.0
     difference = np.abs(found[meant].astype(np.float64) - expected[meant])
     return float(difference.max()), float(np.abs(expected[meant]).max())
 

@@ -7,6 +7,8 @@ are computed once per request, and the decoder returns the keys and values of th
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import Florence2ForConditionalGeneration
@@ -25,7 +27,10 @@ MASKED = -30000.0
 class VisionEncoder(nn.Module):
     """`pixel_values` FP32 [B,3,H,W] → `image_features` FP32 [B,T,D], the multi-modal projector included."""
 
-    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+    tower: Any
+    projector: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
@@ -37,7 +42,11 @@ class VisionEncoder(nn.Module):
 class TextEncoder(nn.Module):
     """Image features and prompt → for each decoder layer the cross-attention's key and value [B,heads,T+P,head_dim]."""
 
-    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+    embedding: Any
+    encoder: Any
+    cross_attentions: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.embedding = model.model.language_model.shared
         self.encoder = model.model.language_model.encoder
@@ -70,7 +79,10 @@ class Decoder(nn.Module):
     copy the whole cache at every token.
     """
 
-    def __init__(self, model: Florence2ForConditionalGeneration) -> None:
+    decoder: Any
+    head: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.decoder = model.model.language_model.decoder
         self.head = model.lm_head
@@ -127,7 +139,8 @@ class Decoder(nn.Module):
 
 def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) -> tuple[Graph, Graph, Graph]:
     """The three graphs of `model` for pictures of `height` × `width` pixels."""
-    text = model.config.text_config
+    configuration: Any = model.config
+    text = configuration.text_config
     heads, head_dim = text.decoder_attention_heads, text.d_model // text.decoder_attention_heads
     layers = range(text.decoder_layers)
     generator = torch.Generator().manual_seed(0)
@@ -191,7 +204,7 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
     )
 
 
-def _positions(embedding: nn.Embedding, positions: torch.Tensor) -> torch.Tensor:
+def _positions(embedding: Any, positions: torch.Tensor) -> torch.Tensor:
     """BART's learned positions: row `offset` (2) of the table is position 0."""
     return nn.functional.embedding(positions + embedding.offset, embedding.weight)
 
@@ -200,7 +213,7 @@ def _additive(seen: torch.Tensor) -> torch.Tensor:
     return torch.where(seen, torch.tensor(0.0), torch.tensor(MASKED))
 
 
-def _heads(attention: nn.Module, projected: torch.Tensor) -> torch.Tensor:
+def _heads(attention: Any, projected: torch.Tensor) -> torch.Tensor:
     """[B,N,heads·head_dim] → [B,heads,N,head_dim]."""
     return projected.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
 

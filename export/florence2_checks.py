@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class Reference:
         self, model: Florence2ForConditionalGeneration, height: int, width: int, seed: int = 1
     ) -> None:
         self.model = model
+        self.text: Any = model.config.text_config
         self.random = np.random.default_rng(seed)
         self.pixels = torch.from_numpy(smooth_noise(self.random, 3, height, width))
         with torch.no_grad():
@@ -36,7 +38,7 @@ class Reference:
                 [model.get_image_features(picture[None]).pooler_output for picture in self.pixels]
             )
         # of the first ids that are ordinary text
-        self.vocabulary = min(model.config.text_config.vocab_size, 400)
+        self.vocabulary = min(self.text.vocab_size, 400)
 
     def tokens(self, *shape: int) -> NDArray[np.int64]:
         return self.random.integers(4, self.vocabulary, shape, dtype=np.int64)
@@ -115,12 +117,12 @@ class Reference:
 
     def caches(self, cache: DynamicCache, prefix: str) -> dict[str, Array]:
         """A cache of one row as {`prefix_key_0`: [heads,length,head_dim], …}; a fresh one has length 0."""
-        text = self.model.config.text_config
+        text = self.text
         heads = text.decoder_attention_heads
         named: dict[str, Array] = {}
         for index in range(text.decoder_layers):
             if index < len(cache.layers):
-                layer = cache.layers[index]
+                layer: Any = cache.layers[index]
                 key, value = layer.keys[0].numpy().copy(), layer.values[0].numpy().copy()
             else:
                 key = value = np.zeros((heads, 0, text.d_model // heads), dtype=np.float32)
@@ -133,9 +135,7 @@ class Reference:
         placeholders = torch.full((1, features.shape[0]), self.model.config.image_token_id)
         ids = torch.cat([placeholders, torch.from_numpy(prompt)[None]], dim=1)
         # ids of placeholders may lie outside the embedding; their embeddings are replaced anyway
-        embeddings = self.model.get_input_embeddings()(
-            ids.clamp(max=self.model.config.text_config.vocab_size - 1)
-        )
+        embeddings = self.model.get_input_embeddings()(ids.clamp(max=self.text.vocab_size - 1))
         embeddings = torch.cat([features[None], embeddings[:, features.shape[0] :]], dim=1)
         return self.model.model.language_model.encoder(inputs_embeds=embeddings).last_hidden_state
 

@@ -66,7 +66,8 @@ def read_tokens(model: Florence2ForConditionalGeneration, processor: Florence2Pr
     """
     tokenizer = processor.tokenizer
     vocabulary: dict[str, int] = tokenizer.get_vocab()
-    generation, text = model.generation_config.to_dict(), model.config.text_config
+    text: Any = model.config.text_config
+    generation: dict[str, Any] = model.generation_config.to_dict()
     first = vocabulary.get("<loc_0>")
     if first is None:
         raise ExportError("the tokenizer has no location tokens (<loc_0> ...)")
@@ -116,7 +117,7 @@ def read_manifest(
         raise ExportError(
             f"the processor says {processor.num_image_tokens} image tokens, the model makes {image_tokens} of a picture"
         )
-    text = model.config.text_config
+    text: Any = model.config.text_config
     grounding: dict[str, Any] = (processor.post_processor_config or {}).get("phrase_grounding") or {}
     return Florence2(
         source=checkpoint.source,

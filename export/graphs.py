@@ -6,7 +6,6 @@ of Triton's configs all follow from that declaration.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -22,7 +21,6 @@ from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.precision import to_float16
 from florence2_sam2.export.shrink import share_equal_initializers
 
-Exporter = Literal["torchscript", "dynamo"]
 Precision = Literal["fp32", "fp16"]
 
 # protobuf cannot hold more than 2 GiB: from here on weights go to a file beside the graph (ONNX external data).
@@ -49,8 +47,7 @@ class Tensor:
 class Graph:
     """One ONNX file: `file` is its path in the repository, `example` the inputs that the exporter traces with.
 
-    `exporter` is the form that was measured faster in onnxruntime for this part. `float32_scopes` names submodules
-    whose nodes stay float32 in an fp16 export.
+    `float32_scopes` names submodules whose nodes stay float32 in an fp16 export.
     """
 
     file: str
@@ -58,7 +55,6 @@ class Graph:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     example: tuple[torch.Tensor, ...]
-    exporter: Exporter = "torchscript"
     float32_scopes: tuple[str, ...] = ()
 
     def tensor(self, name: str) -> Tensor:
@@ -97,52 +93,23 @@ def write_graph(
 
 
 def _run_exporter(graph: Graph, path: Path, opset: int) -> None:
-    names = {
-        "input_names": [tensor.name for tensor in graph.inputs],
-        "output_names": [tensor.name for tensor in graph.outputs],
-    }
-    module = graph.module.eval()
+    """torch's TorchScript-based exporter: for these modules its graphs run as fast as the newer exporter's (within 4 %
+    on a CPU), it takes seconds instead of minutes, and its node names tell which submodule a node comes from."""
+    tensors = (*graph.inputs, *graph.outputs)
     with torch.no_grad(), warnings.catch_warnings():
-        # The exporters warn of every Python number that they take as constant; the checks with other shapes than the
-        # example's are what shows whether that was right.
+        # It warns of every Python number that it takes as constant; the checks with other shapes than the example's
+        # are what shows whether that was right.
         warnings.simplefilter("ignore")
-        if graph.exporter == "torchscript":
-            dynamic = {
-                tensor.name: tensor.dynamic_axes()
-                for tensor in (*graph.inputs, *graph.outputs)
-                if tensor.dynamic_axes()
-            }
-            torch.onnx.export(
-                module,
-                graph.example,
-                str(path),
-                opset_version=opset,
-                dynamo=False,
-                dynamic_axes=dynamic,
-                **names,
-            )
-        else:
-            sizes = {
-                axis: torch.export.Dim(axis)
-                for tensor in graph.inputs
-                for axis in tensor.axes
-                if isinstance(axis, str)
-            }
-            shapes = tuple(
-                {index: sizes[axis] for index, axis in tensor.dynamic_axes().items()}
-                for tensor in graph.inputs
-            )
-            torch.onnx.export(
-                module,
-                graph.example,
-                str(path),
-                opset_version=opset,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                external_data=True,
-                verbose=False,
-                **names,
-            )
+        torch.onnx.export(
+            graph.module.eval(),
+            graph.example,
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            input_names=[tensor.name for tensor in graph.inputs],
+            output_names=[tensor.name for tensor in graph.outputs],
+            dynamic_axes={tensor.name: tensor.dynamic_axes() for tensor in tensors if tensor.dynamic_axes()},
+        )
 
 
 def _require_names(graph: Graph, model: onnx.ModelProto) -> None:
@@ -165,10 +132,3 @@ def _declare_shapes(model: onnx.ModelProto, tensors: Iterable[Tensor]) -> None:
                 shape.dim.add(dim_value=axis)
     # Shapes of inner values carry the exporter's own axis names, which the ones above may contradict.
     del model.graph.value_info[:]
-
-
-def copy_weights(source: Path, target: Path) -> None:
-    """Copy an ONNX file and its external data, if any."""
-    for file in (source, source.with_name(source.name + ".data")):
-        if file.exists():
-            shutil.copy2(file, target.with_name(file.name))

@@ -26,11 +26,8 @@ def to_float16(model: onnx.ModelProto, float32_scopes: tuple[str, ...]) -> onnx.
     )
     # A float32 node that uses one tensor twice gets its cast twice, and casts are appended at the end: ONNX wants each
     # tensor made once, and before its users.
-    made: set[str] = set()
-    nodes = [
-        node for node in converted.graph.node if not (node.output[0] in made or made.update(node.output))
-    ]
+    unique = list({tuple(node.output): node for node in converted.graph.node}.values())
     del converted.graph.node[:]
-    converted.graph.node.extend(nodes)
+    converted.graph.node.extend(unique)
     OnnxModel(converted).topological_sort()
     return converted

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.server.manifest import MANIFEST, Florence2, ManifestError, Sam2
+from florence2_sam2.server.manifest import MANIFEST, Exported, Florence2, ManifestError, Sam2
 
 _MODELS = ("segment", "florence2", "sam2")  # any repository of ours has these folders
 _GENERATED = ("*.onnx", "*.onnx.data", MANIFEST, "tokenizer.json", "*.plan", "__pycache__", "__init__.py")
@@ -41,10 +41,11 @@ def require_usable(output: Path) -> None:
         raise ExportError(
             f"--output {output} exists and is not a repository that `export` wrote: choose another folder"
         )
-    for kind, manifest in zip((Florence2, Sam2), manifests, strict=True):
+    readers: tuple[type[Exported], ...] = (Florence2, Sam2)
+    for reader, manifest in zip(readers, manifests, strict=True):
         if manifest.is_file():
             try:
-                kind.read(manifest.parent)
+                reader.read(manifest.parent)
             except ManifestError as error:
                 raise ExportError(
                     f"--output {output} holds a repository that cannot be extended: {error}"

@@ -168,7 +168,7 @@ class _Job:
                 "florence2-sam2": __version__,
                 "torch": torch.__version__,
                 **{package: version(package) for package in ("transformers", "onnx", "onnxruntime")},
-                **{graph.file: graph.exporter for graph in graphs},
+                "exporter": "torch.onnx TorchScript",
             },
             parity=checks.parity(rows),
         ).write(folder)

@@ -7,6 +7,8 @@ once, not once per box, and the projections of the constant positional embedding
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import Sam2Model
@@ -20,7 +22,12 @@ MASK_DECODER = "sam2_mask_decoder/1/model.onnx"
 class ImageEncoder(nn.Module):
     """`pixel_values` FP32 [B,3,S,S] → image embedding with `no_memory_embedding` added, and the two finer maps."""
 
-    def __init__(self, model: Sam2Model) -> None:
+    backbone: Any
+    neck: Any
+    position: Any
+    no_memory_embedding: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.backbone = model.vision_encoder.backbone
         self.neck = model.vision_encoder.neck
@@ -48,7 +55,11 @@ class ImageEncoder(nn.Module):
 class BoxEmbedding(nn.Module):
     """Boxes FP32 [N,4] in the S×S frame → prompt tokens [N,3,C]: both corners and the padding point (label -1)."""
 
-    def __init__(self, model: Sam2Model) -> None:
+    position: Any
+    corners: Any
+    padding: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         prompt = model.prompt_encoder
         self.position = prompt.shared_embedding
@@ -70,7 +81,7 @@ class MaskChoice(nn.Module):
     (`_dynamic_multimask_via_stability` in transformers).
     """
 
-    def __init__(self, model: Sam2Model) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         decoder = model.mask_decoder
         self.dynamic = decoder.dynamic_multimask_via_stability
@@ -98,6 +109,8 @@ class MaskChoice(nn.Module):
 class PlacedProjection(nn.Module):
     """`projection(keys + position)` for a constant `position`, whose part of the sum is computed at export."""
 
+    constant: Any
+
     def __init__(self, projection: nn.Linear, position: torch.Tensor) -> None:
         super().__init__()
         self.weight = projection.weight
@@ -110,7 +123,9 @@ class PlacedProjection(nn.Module):
 class TwoWayLayer(nn.Module):
     """One two-way block: tokens [N,T,C] attend to themselves and the picture, the picture [1 or N,HW,C] to them."""
 
-    def __init__(self, layer: nn.Module, position: torch.Tensor) -> None:
+    layer: Any
+
+    def __init__(self, layer: Any, position: torch.Tensor) -> None:
         super().__init__()
         self.layer = layer
         self.key = PlacedProjection(layer.cross_attn_token_to_image.k_proj, position)
@@ -140,7 +155,12 @@ class TwoWayLayer(nn.Module):
 class MaskDecoder(nn.Module):
     """The maps of one picture and N boxes → `mask_logits` FP32 [N,S/4,S/4] and `scores` FP32 [N]."""
 
-    def __init__(self, model: Sam2Model) -> None:
+    decoder: Any
+    final: Any
+    tokens: Any
+    no_mask: Any
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.decoder = model.mask_decoder
         self.box_embedding = BoxEmbedding(model)
@@ -192,7 +212,8 @@ class MaskDecoder(nn.Module):
 
 def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
     """The two graphs of `model`, for pictures of the size that its configuration names."""
-    size = model.config.prompt_encoder_config.image_size
+    configuration: Any = model.config
+    size = configuration.prompt_encoder_config.image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(2, 3, size, size, generator=generator)
     encoder = ImageEncoder(model)
@@ -208,7 +229,6 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
             (Tensor("pixel_values", ("batch", 3, size, size)),),
             tuple(Tensor(name, ("batch", *value.shape[1:])) for name, value in zip(names, maps, strict=True)),
             (pixels,),
-            exporter="dynamo",
         ),
         Graph(
             MASK_DECODER,
@@ -224,9 +244,7 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
     )
 
 
-def _attend(
-    attention: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
-) -> torch.Tensor:
+def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention over projected tensors [N or 1, tokens, heads·head_dim]; where one side has 1 it serves all N."""
     heads = (attention.num_attention_heads, attention.head_dim)
     query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in (query, key, value))

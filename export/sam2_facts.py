@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import Sam2Model
 
 from florence2_sam2.export.checkpoints import Checkpoint
@@ -19,7 +21,8 @@ def read_image(checkpoint: Checkpoint, model: Sam2Model) -> ImageSpec:
 
     The size is the model's own: features of another size do not fit the mask decoder.
     """
-    size = model.config.prompt_encoder_config.image_size
+    prompt: Any = model.config.prompt_encoder_config
+    size = prompt.image_size
     processor = checkpoint.read_json("processor_config.json").get("image_processor")
     config = processor or checkpoint.read_json("preprocessor_config.json")
     wanted = config.get("size") or {}

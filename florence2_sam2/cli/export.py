@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-_NEEDED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+_NEEDED = ("torch", "transformers", "onnx", "onnxruntime")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
