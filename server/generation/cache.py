@@ -35,8 +35,9 @@ class KeyValueCache:
             grown[:, row, :, :length] = self.array[:, row, :, :length]
         self.array = grown
 
-    def copy_row(self, source: int, target: int, length: int) -> None:
-        self.array[:, target, :, :length] = self.array[:, source, :, :length]
+    def copy_row(self, source: int, target: int, begin: int, end: int) -> None:
+        """Copy positions begin … end - 1."""
+        self.array[:, target, :, begin:end] = self.array[:, source, :, begin:end]
 
     def _empty(self, capacity: int) -> NDArray[np.float32]:
         arrays, rows, heads, head_dim = self._shape

@@ -48,6 +48,9 @@ class Decoder:
         self._input_ids = np.zeros((max_rows, 1), np.int64)
         self._past_lengths = np.zeros(max_rows, np.int64)
         self._encoder_lengths = np.zeros(max_rows, np.int64)
+        # Which step and row wrote a position: rows agree where they hold the same number.
+        self._written = np.zeros((max_rows, shape.decoder_positions), np.int64)
+        self._writes = 0
         self._logits = np.zeros((max_rows, florence2.tokens.vocabulary), np.float32)
         self._new = np.zeros((2 * shape.layers, max_rows, shape.heads, 1, shape.head_dim), np.float32)
         self._binding: onnxruntime.IOBinding | None = None
@@ -66,7 +69,7 @@ class Decoder:
 
     def add(self, encoded: Encoded) -> int:
         """Begin a sequence; returns its row."""
-        row = self._append(encoded.length, 0)
+        row = self._append(encoded.length)
         for target, array in zip(self._cross.array, encoded.arrays, strict=True):
             target[row, :, : encoded.length] = array
         return row
@@ -74,15 +77,22 @@ class Decoder:
     def fork(self, source: int) -> int:
         """Begin a sequence that equals row `source` so far; returns its row."""
         length = int(self._encoder_lengths[source])
-        row = self._append(length, int(self._past_lengths[source]))
-        self._cross.copy_row(source, row, length)
+        row = self._append(length)
+        self._cross.copy_row(source, row, 0, length)
         self.copy_past(source, row)
         return row
 
     def copy_past(self, source: int, target: int) -> None:
-        """Make row `target` continue what row `source` has said so far. Both must be of the same prompt."""
-        length = int(self._past_lengths[source])
-        self._self.copy_row(source, target, length)
+        """Make row `target` continue what row `source` has said so far. Both must be of the same prompt.
+
+        Beams of one request mostly part only in their last tokens: what they have in common is not copied.
+        """
+        length, known = int(self._past_lengths[source]), int(self._past_lengths[target])
+        common = min(length, known)
+        apart = np.flatnonzero(self._written[source, :common] != self._written[target, :common])
+        begin = int(apart[0]) if apart.size else common
+        self._self.copy_row(source, target, begin, length)
+        self._written[target, begin:length] = self._written[source, begin:length]
         self._past_lengths[target] = length
 
     def remove(self, rows: Collection[int]) -> dict[int, int]:
@@ -93,7 +103,7 @@ class Decoder:
         moved = dict(zip(movers, gaps, strict=True))
         for source, target in moved.items():
             self._encoder_lengths[target] = self._encoder_lengths[source]
-            self._cross.copy_row(source, target, int(self._encoder_lengths[source]))
+            self._cross.copy_row(source, target, 0, int(self._encoder_lengths[source]))
             self.copy_past(source, target)
         self._set_rows(remaining)
         if remaining:
@@ -114,15 +124,17 @@ class Decoder:
         self._session.run_with_iobinding(self._binding)
         index, past = np.arange(rows), self._past_lengths[:rows]
         self._self.array[:, index, :, past] = self._new[:, :rows, :, 0].swapaxes(0, 1)
+        self._written[index, past] = self._writes + index
+        self._writes += rows
         past += 1
         return self._logits[:rows]
 
-    def _append(self, encoder_length: int, past_length: int) -> int:
+    def _append(self, encoder_length: int) -> int:
         row = self.rows
         if row == self.max_rows:
             raise RuntimeError(f"all {self.max_rows} rows of the decoder are taken")
         self._encoder_lengths[row] = encoder_length
-        self._past_lengths[row] = past_length
+        self._past_lengths[row] = 0
         self._set_rows(row + 1)
         self._fit(kept=row)
         return row

@@ -90,9 +90,9 @@ def test_rows_of_different_age_and_prompt_share_steps(
         logits = decoder.step(tokens)
         for row, (_, said) in rows.items():
             said.append(tokens[row])
-        checked = int(rng.choice(list(rows)))
-        expected = whole_sequence(graph, *rows[checked])
-        np.testing.assert_allclose(logits[checked], expected, atol=2e-4, rtol=1e-4)
+        for checked in rows if step % 5 == 0 else [int(rng.choice(list(rows)))]:
+            expected = whole_sequence(graph, *rows[checked])
+            np.testing.assert_allclose(logits[checked], expected, atol=2e-4, rtol=1e-4)
     assert max(len(said) for _, said in rows.values()) > 64, "the caches should have grown"
 
 
