@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     running.process.kill()
     running.process.wait()
     assert until(running.nothing_left, 10)
+    shutil.rmtree(Path(running.addresses["log"]).parent, ignore_errors=True)  # a killed server keeps its log
 
 
 def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
