@@ -28,6 +28,8 @@ _FROM_THE_CHANNEL = re.compile(
     r"|ssl|handshake|no route to host|network is unreachable",
     re.IGNORECASE,
 )
+# Triton's python models have no DEADLINE_EXCEEDED: the server sends CANCELLED with this in front of the message.
+_DEADLINE = "DEADLINE_EXCEEDED: "
 # A server's message that names a field begins with it: "area_threshold: must be …".
 _FIELD = re.compile(r"([a-z]\w*(?:\.[^\s:]+)?): ")
 
@@ -103,6 +105,11 @@ def from_status(code: str, message: str, address: str) -> SegmenterError:
     """The error for a gRPC status `code` ("UNAVAILABLE" …) with the `message` that came with it."""
     if code == "UNAVAILABLE" and _FROM_THE_CHANNEL.search(message):
         return CannotConnect(f"no connection to {address}: {message}")
+    if code == "NOT_FOUND" and message.endswith("has no available versions"):
+        # a model that is there but unloaded: the server is stopping or exchanging it
+        return ServerOverloaded(f"{address} is stopping or loading its models")
+    if code == "CANCELLED" and message.startswith(_DEADLINE):
+        return DeadlineExceeded(message.removeprefix(_DEADLINE))
     if code == "DEADLINE_EXCEEDED" and message in ("", "Deadline Exceeded"):
         return DeadlineExceeded(f"{address} did not answer in time")
     if code in _BY_CODE:

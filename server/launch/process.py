@@ -25,6 +25,9 @@ class GuardedProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=dict(environment),
+            # Python puts the working directory first on its path, in the models' processes too: in the caller's a
+            # folder such as this project's own checkout would hide installed packages.
+            cwd=plan.folder,
             start_new_session=True,  # a Ctrl-C in the terminal reaches the launcher alone
         )
 

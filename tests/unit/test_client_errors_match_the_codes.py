@@ -176,3 +176,36 @@ def test_a_cancelled_task_ends_the_call() -> None:
 def test_an_answer_that_is_not_understood_is_an_error(body: Any) -> None:
     with serving(lambda _: (body, b"")) as peer, pytest.raises(ServerError, match="another form"):
         segment(peer.address, asynchronous=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind", "message"),
+    [
+        (
+            grpc.StatusCode.NOT_FOUND,
+            "Request for unknown model: 'segment' has no available versions",
+            ServerOverloaded,
+            "is stopping or loading its models",
+        ),
+        (
+            grpc.StatusCode.NOT_FOUND,
+            "Request for unknown model: 'segment' is not found",
+            ModelNotFound,
+            "is not found",
+        ),
+        (
+            grpc.StatusCode.CANCELLED,
+            "DEADLINE_EXCEEDED: the call took too long",
+            DeadlineExceeded,
+            "the call took too long",
+        ),
+    ],
+    ids=["a server that stops", "a server without the model", "a deadline that a model noticed"],
+)
+def test_what_triton_says_in_other_words(
+    code: grpc.StatusCode, said: str, kind: type[SegmenterError], message: str
+) -> None:
+    error = refused(code, said, asynchronous=False)
+    assert type(error) is kind
+    assert error.message.endswith(message)
+    assert not error.message.startswith("DEADLINE")
