@@ -1,1 +1,14 @@
+"""Florence-2 and SAM2 checkpoints → ONNX graphs, manifests and configs of a model repository, checked on the way.
 
+    run                     the command's work from start to end
+    ├── checkpoints         folder or hub id → model in float32
+    ├── florence2, sam2     the graphs of each model, declared as data (graphs)
+    ├── *_facts             what else a checkpoint decides, for the manifest
+    ├── *_checks, checks    what transformers computes, beside what the graphs do
+    ├── configs             sizes in Triton's config files
+    └── repository          the folder, staged and put in place
+
+The small models in the packaged repository are made from the source tree's folder with
+
+    florence2-sam2 export --florence2 models/small/florence2 --sam2 models/small/sam2 --output model_repository
+"""

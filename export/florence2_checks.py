@@ -30,7 +30,8 @@ class Reference:
         self, model: Florence2ForConditionalGeneration, height: int, width: int, seed: int = 1
     ) -> None:
         self.model = model
-        self.text: Any = model.config.text_config
+        text: Any = model.config.text_config
+        self.text = text
         self.random = np.random.default_rng(seed)
         self.pixels = torch.from_numpy(smooth_noise(self.random, 3, height, width))
         with torch.no_grad():
@@ -38,7 +39,7 @@ class Reference:
                 [model.get_image_features(picture[None]).pooler_output for picture in self.pixels]
             )
         # of the first ids that are ordinary text
-        self.vocabulary = min(self.text.vocab_size, 400)
+        self.vocabulary = min(text.vocab_size, 400)
 
     def tokens(self, *shape: int) -> NDArray[np.int64]:
         return self.random.integers(4, self.vocabulary, shape, dtype=np.int64)

@@ -46,9 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         return _fail(f"{', '.join(missing)} missing: pip install 'florence2-sam2[export]'")
     # torch and transformers take seconds to import, and the other commands do without them
+    from transformers.utils.logging import disable_progress_bar
+
     from florence2_sam2.export.errors import ExportError
     from florence2_sam2.export.run import export
 
+    disable_progress_bar()  # progress is printed by part; a bar for each file of weights hides it
     try:
         export(
             arguments.output,

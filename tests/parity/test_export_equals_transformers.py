@@ -14,7 +14,7 @@ import onnx
 import pytest
 import tokenizers
 import torch
-from transformers import Florence2Processor
+from transformers import Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
 
 from florence2_sam2.cli import main
 from florence2_sam2.export import graphs
@@ -188,6 +188,43 @@ def copied(checkpoint: Path, folder: Path, file: str, **changes: object) -> Path
     body = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(body | changes))
     return folder
+
+
+def test_checkpoints_of_other_shapes(
+    small_checkpoints: Path, tmp_path: Path, quiet: Callable[[str], None]
+) -> None:
+    """Untied head, scaled embeddings, unequal depths, other heads, another picture, weights stored in float16."""
+    source, checkpoint = small_checkpoints / "florence2", tmp_path / "odd"
+    config = Florence2Config.from_pretrained(source, tie_word_embeddings=False)
+    for name, value in {
+        "tie_word_embeddings": False,
+        "scale_embedding": True,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "decoder_attention_heads": 8,
+        "activation_function": "relu",
+    }.items():
+        setattr(config.text_config, name, value)
+    torch.manual_seed(0)
+    model = Florence2ForConditionalGeneration(config)
+    for parameter in model.model.language_model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.3)
+    model.half().save_pretrained(checkpoint)
+    shutil.copytree(
+        source, checkpoint, dirs_exist_ok=True, ignore=shutil.ignore_patterns("config.json", "*.safetensors")
+    )
+    processor = json.loads((checkpoint / "processor_config.json").read_text())
+    processor["image_processor"] |= {"size": {"height": 128, "width": 192}, "image_seq_length": 8 * 12 + 1}
+    (checkpoint / "processor_config.json").write_text(json.dumps(processor))
+
+    rows = export(tmp_path / "new", florence2_checkpoint=str(checkpoint), opset=17, report=quiet)
+    assert all(row.passed for row in rows)
+    exported = manifest.read_florence2(tmp_path / "new")
+    assert (exported.image.height, exported.image.width, exported.image_tokens) == (128, 192, 97)
+    assert (exported.decoder.layers, exported.decoder.heads, exported.opset) == (3, 8, 17)
+    tensors, _ = read_dims((tmp_path / "new" / "florence2" / "config.pbtxt").read_text())
+    assert tensors["image_features"] == (1, 97, 128)
 
 
 @pytest.mark.parametrize(
