@@ -7,27 +7,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.server.manifest import MANIFEST, Exported, Florence2, ManifestError, Sam2
+from florence2_sam2.server.manifest import (
+    MANIFEST,
+    Exported,
+    Florence2,
+    ManifestError,
+    Sam2,
+    packaged_repository,
+)
 
 _MODELS = ("segment", "florence2", "sam2")  # any repository of ours has these folders
 _GENERATED = ("*.onnx", "*.onnx.data", MANIFEST, "tokenizer.json", "*.plan", "__pycache__", "__init__.py")
-
-
-def packaged_repository() -> Path:
-    """The repository that came with this package (in a source tree: its `model_repository` folder).
-
-    Raises:
-        ExportError: it is not there.
-    """
-    package = Path(str(resources.files("florence2_sam2")))
-    for folder in (package / "model_repository", package.parent / "model_repository"):
-        if (folder / "segment" / "config.pbtxt").is_file():
-            return folder
-    raise ExportError("the package's model_repository is missing: is florence2-sam2 installed completely?")
 
 
 def require_usable(output: Path) -> None:

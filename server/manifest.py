@@ -116,7 +116,9 @@ class Exported:
 
     def write(self, folder: Path) -> None:
         body = {"format": FORMAT, "kind": type(self).__name__, **dataclasses.asdict(self)}
-        (folder / MANIFEST).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(
+            json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -129,14 +131,19 @@ class Exported:
         try:
             body: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ManifestError(f"{path} is missing: is this folder the output of `florence2-sam2 export`?") from None
+            raise ManifestError(
+                f"{path} is missing: is this folder the output of `florence2-sam2 export`?"
+            ) from None
         except (OSError, ValueError) as error:
             raise ManifestError(f"{path} cannot be read: {error}") from None
-        if not isinstance(body, dict) or (body.pop("format", None), body.pop("kind", None)) != (FORMAT, cls.__name__):
+        if not isinstance(body, dict) or (body.pop("format", None), body.pop("kind", None)) != (
+            FORMAT,
+            cls.__name__,
+        ):
             raise ManifestError(f"{path} is no {cls.__name__} manifest of format {FORMAT}: export again")
         try:
             return _build(cls, body)
-        except (TypeError, KeyError, ValueError) as error:
+        except (AttributeError, TypeError, KeyError, ValueError) as error:
             raise ManifestError(f"{path} is damaged ({error}): export again") from None
 
 
@@ -184,6 +191,14 @@ def _build(cls: type[T], body: dict[str, Any]) -> T:
 
 def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def packaged_repository() -> Path:
+    """The model repository that travels with the package, with the small demo models.
+
+    It lies beside the `server` package, in the source tree as in the installed package.
+    """
+    return Path(__file__).parents[1] / "model_repository"
 
 
 def version_folder(repository: Path, model: str) -> Path:

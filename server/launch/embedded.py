@@ -29,19 +29,12 @@ from florence2_sam2.server.launch.log import failure_reason, loading_failure
 from florence2_sam2.server.launch.probe import probe
 from florence2_sam2.server.launch.process import GuardedProcess
 from florence2_sam2.server.launch.wheel import assemble_backends, find_wheel
+from florence2_sam2.server.manifest import packaged_repository
 from florence2_sam2.server.settings import Settings
 
 READY_SECONDS = 300.0
 POLL_SECONDS = 0.05
 SHM_PREFIX = "florence2_sam2_"
-
-
-def packaged_repository() -> Path:
-    """The model repository that travels with the package, with the small demo models.
-
-    It lies beside the `server` package, in the source tree as in the installed package.
-    """
-    return Path(__file__).parents[2] / "model_repository"
 
 
 class EmbeddedServer:

@@ -16,7 +16,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from florence2_sam2.server import manifest
-from florence2_sam2.server.launch.embedded import EmbeddedServer, packaged_repository
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.manifest import packaged_repository
 
 pytestmark = pytest.mark.server
 

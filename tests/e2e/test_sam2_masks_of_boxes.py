@@ -13,7 +13,8 @@ from tritonclient.utils import InferenceServerException
 
 from florence2_sam2.postprocess.masks import upsample_mask
 from florence2_sam2.server import manifest
-from florence2_sam2.server.launch.embedded import EmbeddedServer, packaged_repository
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.manifest import packaged_repository
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.sam2_steps import MAX_MASK_BYTES, full_size_masks
 

@@ -16,7 +16,8 @@ from calls import infer, until
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.server.launch.embedded import EmbeddedServer, packaged_repository
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.manifest import packaged_repository
 
 pytestmark = pytest.mark.server
 

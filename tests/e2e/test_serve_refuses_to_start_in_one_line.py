@@ -14,7 +14,7 @@ import pytest
 from calls import shared_memory
 
 from florence2_sam2.server import manifest
-from florence2_sam2.server.launch.embedded import packaged_repository
+from florence2_sam2.server.manifest import packaged_repository
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(60)]
 

@@ -80,6 +80,8 @@ def having(**values: Any) -> Any:
         having(surprise=1),
         having(image={"height": 3}),
         having(decoder={}),
+        having(decoder=None),
+        having(decoder=[1, 2]),
         having(parity={"x": {"max_abs_error": 1}}),
     ],
 )

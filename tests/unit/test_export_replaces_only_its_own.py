@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.export.repository import packaged_repository, remove_graph, require_usable, staged
-from florence2_sam2.server.manifest import ImageSpec, Sam2, Source
+from florence2_sam2.export.repository import remove_graph, require_usable, staged
+from florence2_sam2.server.manifest import ImageSpec, Sam2, Source, packaged_repository
 
 
 def sam2_manifest() -> Sam2:

@@ -11,9 +11,9 @@ import pytest
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.launch import checks
-from florence2_sam2.server.launch.embedded import packaged_repository
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.wheel import find_wheel
+from florence2_sam2.server.manifest import packaged_repository
 
 
 @pytest.fixture

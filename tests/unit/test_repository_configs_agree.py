@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from florence2_sam2.server import manifest
-from florence2_sam2.server.launch.embedded import packaged_repository
+from florence2_sam2.server.manifest import packaged_repository
 
 REPOSITORY = packaged_repository()
 LEAVES = ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from florence2_sam2.server.launch.embedded import packaged_repository
+from florence2_sam2.server.manifest import packaged_repository
 
 REPOSITORY = packaged_repository()
 MODELS = sorted(REPOSITORY.glob("*/1/model.py"))
