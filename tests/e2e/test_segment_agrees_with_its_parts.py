@@ -1,0 +1,80 @@
+"""`segment` gives the masks of `sam2`, whichever way SAM2's encoder is scheduled, and says what it cut or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import infer
+from drawn import SCENE, segment
+
+from florence2_sam2.client import Segmentation
+from florence2_sam2.server.launch.embedded import EmbeddedServer
+from florence2_sam2.server.settings import Settings
+
+pytestmark = pytest.mark.server
+
+PICTURE = (Path(__file__).resolve().parents[2] / "docs" / "pictures" / "demo.jpg").read_bytes()
+BOXES = [[0, 0, 169, 171], [93, 319, 199, 415], [159, 122, 306, 277], [0, 256, 479, 479], [3.5, 7.25, 40, 33]]
+EVERYTHING: dict[str, Any] = {"area_threshold": 1, "confidence_threshold": 0, "nms_threshold": 1}
+
+
+def test_masks_are_those_of_sam2_to_the_byte(server: EmbeddedServer) -> None:
+    result = segment(server, PICTURE, boxes=BOXES, polygon_precision=0, **EVERYTHING)
+    parts = infer(server.grpc_address, "sam2", {"image": PICTURE, "boxes": np.array(BOXES, np.float32)})
+    assert len(result.objects) == len(BOXES)
+    for mask, of_sam2 in zip(result.masks(), parts["masks"], strict=True):
+        np.testing.assert_array_equal(mask, of_sam2)
+    np.testing.assert_allclose([thing.score for thing in result.objects], parts["scores"], atol=1e-6)
+
+
+def test_grounded_boxes_lead_to_the_same_masks(server: EmbeddedServer) -> None:
+    grounded = segment(server, PICTURE, **EVERYTHING)
+    boxes = [list(thing.box) for thing in grounded.objects]
+    assert len(boxes) > 2
+    given = segment(server, PICTURE, boxes=boxes, **EVERYTHING)
+    assert [thing.polygons for thing in given.objects] == [thing.polygons for thing in grounded.objects]
+
+
+@pytest.fixture(scope="module")
+def overlapping() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(settings=Settings(overlap_sam2=True)) as server:
+        yield server
+
+
+def timeless(result: Segmentation) -> dict[str, Any]:
+    return result.to_dict() | {"timings_ms": None}
+
+
+def test_sam2_beside_the_decoding_changes_no_answer(
+    server: EmbeddedServer, overlapping: EmbeddedServer
+) -> None:
+    for picture in (PICTURE, SCENE):
+        assert timeless(segment(overlapping, picture)) == timeless(segment(server, picture))
+    nothing_left = segment(overlapping, PICTURE, area_threshold=0)
+    assert nothing_left.objects == ()
+    assert {row.reason for row in nothing_left.filtered} <= {"area", "banned_phrase"}
+
+
+def test_a_caption_beyond_the_models_positions_is_cut_with_a_warning(server: EmbeddedServer) -> None:
+    long = "The image shows a large white heart on a wooden table. " * 70
+    assert len(long.encode()) < Settings().max_caption_bytes
+    result = segment(server, PICTURE, caption=long, max_new_tokens=40)
+    assert any("cut" in warning for warning in result.warnings)
+
+
+def test_tiles_look_closer(server: EmbeddedServer) -> None:
+    whole = segment(server, PICTURE, caption="a small purple circle", **EVERYTHING)
+    tiled = segment(server, PICTURE, caption="a small purple circle", tiles=2, **EVERYTHING)
+    found = [*tiled.objects, *tiled.filtered]
+    assert len(found) > len(whole.objects)
+    assert [thing.box for thing in whole.objects] == [
+        thing.box for thing in tiled.objects[: len(whole.objects)]
+    ]
+    for thing in tiled.objects:
+        x1, y1, x2, y2 = thing.box
+        assert 0 <= x1 < x2 <= 480
+        assert 0 <= y1 < y2 <= 480
