@@ -32,7 +32,7 @@ install_packages() {
     say "Installing $*"
     sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive $command -qq >/dev/null
   else
-    say "Two things need an administrator. Please type:"
+    say "This needs an administrator. Please type, and start again:"
     say "  sudo apt-get update && sudo $command"
     return 1
   fi

@@ -84,7 +84,7 @@ def new_model(side: int) -> Sam2Model:
 
 def side_of(model: Sam2Model) -> int:
     """The side in pixels of the square pictures that the model takes."""
-    return model.prompt_encoder.input_image_size
+    return int(model.prompt_encoder.input_image_size)  # type: ignore[arg-type]  # ours are square
 
 
 def with_side(model: Sam2Model, side: int) -> Sam2Model:
