@@ -5,6 +5,7 @@ transformers draws weights with a standard deviation of 0.02, meant for widths n
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -28,10 +29,19 @@ def scale_weights(model: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def optimiser(parameters: list[nn.Parameter], rate: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.02},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+def optimiser(
+    parameters: list[nn.Parameter], rate: float, slow: Iterable[nn.Parameter] = (), slow_share: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; the `slow` parameters learn at `slow_share` of the rate."""
+    slow_ids = {id(p) for p in slow}
+    groups = []
+    for share, some in (
+        (1.0, [p for p in parameters if id(p) not in slow_ids]),
+        (slow_share, [p for p in parameters if id(p) in slow_ids]),
+    ):
+        matrices, vectors = [p for p in some if p.ndim > 1], [p for p in some if p.ndim <= 1]
+        groups += [
+            {"params": matrices, "weight_decay": 0.02, "share": share},
+            {"params": vectors, "weight_decay": 0.0, "share": share},
+        ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=(0.9, 0.98))

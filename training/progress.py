@@ -36,7 +36,7 @@ def learning_rate(peak: float, step: int, fraction: float, warm_up: int = 100, f
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
 
 
 class Log:

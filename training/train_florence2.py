@@ -7,6 +7,8 @@ Locations are scored against Gaussians over the bins, wide at first and narrow a
 """
 
 import argparse
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 from florence2_sam2.training.captions import (
     BINS,
     CAPTION_PROMPT,
+    Mention,
     detection_example,
     grounding_example,
 )
@@ -31,6 +34,7 @@ from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, to
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
+MEMORY = 160  # scenes
 
 
 def draw(rng: np.random.Generator) -> Scene:
@@ -82,11 +86,20 @@ class TextLoss:
         return word_loss[captions].mean(), word_loss[~captions & ~located].mean(), place_loss
 
 
-def located_example(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
-    """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
-    if rng.random() < DETECTION_SHARE:
-        return detection_example(rng, scene.mentions())
-    return grounding_example(rng, scene.mentions(), scene.background)
+@dataclass(frozen=True)
+class Story:
+    """What the texts about a scene need: its image tokens [T, D] (without gradient) and the words."""
+
+    features: torch.Tensor
+    mentions: list[Mention]
+    caption: str
+    background: str
+
+    def located_example(self, rng: np.random.Generator) -> tuple[str, str]:
+        """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
+        if rng.random() < DETECTION_SHARE:
+            return detection_example(rng, self.mentions)
+        return grounding_example(rng, self.mentions, self.background)
 
 
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
@@ -110,6 +123,7 @@ class Trainer:
         self.modules: dict[str, nn.Module] = {"model": self.model, "head": self.head}
         self.log = Log(options.output / "log.jsonl")
         self.state = options.output / "state.pt"
+        self.memory: deque[Story] = deque(maxlen=MEMORY)
         self.step, elapsed = 0, 0.0
         if options.init:
             start_from(self.model, self.tokenizer, options.init)
@@ -127,27 +141,41 @@ class Trainer:
         return loss, features
 
     def joint_loss(self, scenes: list[Scene], fraction: float) -> torch.Tensor:
-        """Caption, one located example, and the head's loss at a third, for each scene."""
+        """Caption and one located example for each scene and for some remembered ones, and the head's loss.
+
+        Half of a step's work is the vision tower. Remembered image tokens, a few dozen steps old, teach the
+        language model at no such cost; they get another located example each time.
+        """
         sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
         dense, features = self.dense_loss(scenes, sigma)
-        located = [located_example(self.rng, s) for s in scenes]
-        prompts = [CAPTION_PROMPT] * len(scenes) + [p for p, _ in located]
-        answers = [s.caption for s in scenes] + [a for _, a in located]
+        fresh = [
+            Story(f, s.mentions(), s.caption, s.background)
+            for f, s in zip(features.detach(), scenes, strict=True)
+        ]
+        chosen = self.rng.permutation(len(self.memory))[: self.options.replay]
+        remembered = [self.memory[i] for i in chosen]
+        self.memory.extend(fresh)
+        stories = fresh + remembered
+        features = torch.cat([features, *(s.features[None] for s in remembered)])
+        located = [s.located_example(self.rng) for s in stories]
+        prompts = [CAPTION_PROMPT] * len(stories) + [p for p, _ in located]
+        answers = [s.caption for s in stories] + [a for _, a in located]
         told, named, placed = self.text_loss(features.repeat(2, 1, 1), prompts, answers, sigma)
         self.log.add(caption=told.detach(), phrase=named.detach(), location=placed.detach())
-        return 0.3 * dense + told + 0.5 * named + placed
+        return dense + told + 0.5 * named + placed
 
     def phase(self, name: str, until: float, rate: float, batch: int) -> None:
         """Train until that many minutes have passed; each phase has its own learning-rate cosine."""
         begin = 0.0 if name == "vision" else self.options.vision_minutes
         body = self.model.model
-        parameters = list(self.head.parameters())
+        vision = [p for t in (body.vision_tower, body.multi_modal_projector) for p in t.parameters()]
         if name == "vision":
-            towers = (body.vision_tower, body.multi_modal_projector)
-            parameters += [p for t in towers for p in t.parameters()] + [body.language_model.shared.weight]
-        else:
-            parameters += list(self.model.parameters())
-        optimizer, since, saved = optimiser(parameters, rate), self.step, self.clock.elapsed
+            parameters = [*self.head.parameters(), *vision, body.language_model.shared.weight]
+            optimizer = optimiser(parameters, rate)
+        else:  # at the full rate the tower would forget faster than the text teaches it
+            parameters = [*self.head.parameters(), *self.model.parameters()]
+            optimizer = optimiser(parameters, rate, vision, self.options.vision_share)
+        since, saved = self.step, self.clock.elapsed
         while self.clock.elapsed < until:
             fraction = (self.clock.elapsed - begin) / (until - begin)
             set_rate(optimizer, learning_rate(rate, self.step - since, fraction))
@@ -197,8 +225,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vision-rate", type=float, default=2e-3)
     parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument(
+        "--vision-share", type=float, default=0.2, help="of the rate, for the tower in the joint phase"
+    )
     parser.add_argument("--vision-batch", type=int, default=16, help="scenes a step")
-    parser.add_argument("--batch", type=int, default=8, help="scenes a step")
+    parser.add_argument("--batch", type=int, default=8, help="new scenes a step")
+    parser.add_argument("--replay", type=int, default=0, help="remembered scenes a step, text only")
     parser.add_argument("--init", default="", help="a small checkpoint folder to start from")
     parser.add_argument("--save-every", type=float, default=5, help="minutes")
     parser.add_argument("--seed", type=int, default=0)
