@@ -137,6 +137,8 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, side: int, image_tokens: 
         image_std=[0.229, 0.224, 0.225],
     )
     pictures.image_seq_length = image_tokens  # type: ignore[attr-defined]
+    tokenizer.backend_tokenizer.no_padding()  # training's padding must not travel with the file
+    tokenizer.backend_tokenizer.no_truncation()
     processor = Florence2Processor(
         image_processor=pictures, tokenizer=tokenizer, post_processor_config=POST_PROCESSING
     )
