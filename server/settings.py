@@ -55,7 +55,7 @@ class Settings:
     overlap_sam2: bool = _setting(
         False, "run SAM2's encoder beside Florence-2's decoding instead of after it"
     )
-    threads: int = _setting(0, "threads per model; 0: every core this process may use", 0)
+    threads: int = _setting(0, "threads per model; 0: one for small models, every core for others", 0)
     decoder_rows: int = _setting(16, "most rows of one decoding batch (a beam is a row)", 1)
 
     def __post_init__(self) -> None:

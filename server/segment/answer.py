@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,7 @@ def build_answer(
         identities: what the answer says of each model.
         mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
     """
+    began = time.perf_counter()
     options, kept = request.options, outcome.kept
     frame = _Frame(outcome.width, outcome.height, options.normalized)
     warnings = list(outcome.warnings)
@@ -78,6 +80,7 @@ def build_answer(
         result["geojson"] = geojson_document(kept, polygons, frame.points)
     if "preview" in options.formats:
         result["preview"] = data_url(preview_png(picture, kept))
+    outcome.timings_ms["postprocess"] += (time.perf_counter() - began) * 1e3
     result |= {
         "parameters": request.parameters(),
         "models": identities,
