@@ -15,8 +15,8 @@ THREADS_VARIABLE = "FLORENCE2_SAM2_THREADS"
 PROVIDERS_VARIABLE = "FLORENCE2_SAM2_PROVIDERS"
 
 
-# A graph this small runs for a millisecond or so per call, and waking a second thread costs more than it saves: with one
-# thread each, the demo models answered 8 callers 1.4 times as fast on 2 cores.
+# A graph this small runs for a millisecond or so per call, and waking a second thread costs more than it saves: with
+# one thread each, the demo models answered 8 callers 1.4 times as fast on 2 cores.
 SMALL_BYTES = 8 * 2**20
 
 

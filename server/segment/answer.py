@@ -50,7 +50,7 @@ def build_answer(
     frame = _Frame(outcome.width, outcome.height, options.normalized)
     warnings = list(outcome.warnings)
     polygons: list[list[Polygon]] = []
-    if not request.output_mask or {"geojson", "coco"} & set(options.formats):
+    if not request.output_mask or "geojson" in options.formats:
         polygons = [mask_to_polygons(_mask(candidate), request.polygon_precision) for candidate in kept]
 
     result: Json = {
