@@ -125,7 +125,9 @@ def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
 
 def test_a_second_signal_ends_it_at_once(served: Served) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        slow = [pool.submit(served.slow) for _ in range(5)]  # one after the other: the last ends after seconds
+        slow = [
+            pool.submit(served.slow) for _ in range(5)
+        ]  # one after the other: the last ends after seconds
         time.sleep(0.4)
         served.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
