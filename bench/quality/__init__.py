@@ -1,0 +1,1 @@
+"""How well the small checkpoints see drawn scenes, measured through the server: `scripts/quality`."""
