@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from bench.quality.judge import Mark, reasons
@@ -128,7 +129,7 @@ def report_text(judged: Sequence[Judged], beams: Sequence[int]) -> str:
     kinds = {name: grouped(marks, lambda m: m.kind) for name, marks in columns.items()}
     sizes = {name: grouped(marks, lambda m: m.size) for name, marks in columns.items()}
     first = next(iter(kinds.values()))
-    order = sorted(first, key=lambda k: sum(c[k].value for c in kinds.values() if k in c))
+    order = sorted(first, key=lambda k: fmean(c[k].value for c in kinds.values() if k in c))
     parts.append(
         f"**The {min(KINDS_SHOWN, len(order))} worst kinds** (share or mean, number; all are in the JSON file)\n\n"
         + "\n".join(_cross("kind", order[:KINDS_SHOWN], kinds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -89,10 +90,11 @@ def _boxed(picture: Image.Image, boxes: Iterable[ArrayLike]) -> Image.Image:
 def _text(judged: Judged, beams: int) -> list[tuple[str, str]]:
     """Lines with their colours; too long an account ends with how much is left out."""
     whole = judged.end_to_end[beams]
+    faults = Counter(f.text for f in (*whole.missed, *whole.wrong))
     entries = [
         (f"true: {judged.caption}", "black"),
         (f"said: {judged.answers[beams]['caption']}", "#003c9c"),
-        *((f.text, "#b00000") for f in (*whole.missed, *whole.wrong)),
+        *((text if n == 1 else f"{text} ({n} times)", "#b00000") for text, n in faults.items()),
     ]
     letters = int(_tile_width() / (LETTERS * 0.49))
     lines = [(line, colour) for text, colour in entries for line in textwrap.wrap(text, letters) or [""]]
