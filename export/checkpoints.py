@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import Florence2ForConditionalGeneration, Sam2Model
 
 from florence2_sam2.export.errors import ExportError
+from florence2_sam2.hub import download, names
+from florence2_sam2.hub.errors import HubError
 from florence2_sam2.server.manifest import Source
-
-_HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Checkpoint:
 
 
 def find_checkpoint(folder_or_id: str) -> Checkpoint:
-    """Resolve a folder or a hub id (downloaded into the hub's own cache).
+    """Resolve a folder, or NAME@REVISION on the hub (downloaded into the hub library's own cache).
 
     Raises:
         ExportError: neither exists, or it holds no weights.
@@ -50,11 +48,12 @@ def find_checkpoint(folder_or_id: str) -> Checkpoint:
     name, revision = folder.resolve().name, None
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(folder_or_id, allow_patterns=_HUB_FILES))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ExportError(f"{folder_or_id} is no folder, and the hub does not give it: {first}") from None
-        name, revision = folder_or_id, folder.name
+            on_hub = names.parse(folder_or_id)
+            if isinstance(on_hub, names.HubName):
+                folder, revision = download.fetch(on_hub, print)
+                name = on_hub.repository
+        except HubError as error:
+            raise ExportError(str(error)) from None
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not weights or not (folder / "config.json").is_file():
         raise ExportError(f"{folder_or_id} is no checkpoint: it needs config.json and *.safetensors")

@@ -18,13 +18,27 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
-def _setting(default: Any, help: str, minimum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "minimum": minimum})
+PRECISIONS = ("fp32", "fp16")
+
+
+def _setting(default: Any, help: str, minimum: float | None = None, group: str = "limits") -> Any:
+    return field(default=default, metadata={"help": help, "minimum": minimum, "group": group})
+
+
+def _checkpoint(default: str | None, help: str) -> Any:
+    return _setting(default, help, group="checkpoints")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits and switches of one server. Sizes are in bytes, times in seconds, sides in pixels."""
+    """What to serve, limits and switches of one server. Sizes are in bytes, times in seconds, sides in pixels."""
+
+    florence2: str | None = _checkpoint(None, "Florence-2: a folder, or NAME[@REVISION] on the hub")
+    sam2: str | None = _checkpoint(None, "SAM2: a folder, or NAME[@REVISION] on the hub")
+    precision: str = _checkpoint("fp32", f"weights and arithmetic of their export, {' or '.join(PRECISIONS)}")
+    cache: str | None = _checkpoint(
+        None, "folder for exports (default: florence2-sam2 in $XDG_CACHE_HOME or ~/.cache)"
+    )
 
     max_image_bytes: int = _setting(32 * 2**20, "largest encoded picture, in bytes", 1)
     max_pixels: int = _setting(
@@ -65,6 +79,8 @@ class Settings:
                     raise ValueError(
                         f"{option.name}: {number} is out of range, at least {option.minimum:g} is needed"
                     )
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
         for pair in self.url_allow:
             host, _, port = pair.rpartition(":")
             if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
@@ -105,7 +121,9 @@ class Settings:
 
 
 class Option(NamedTuple):
-    """One setting, as a command line needs it. `kind` is one of int, float, bool, str, ints, strs."""
+    """One setting, as a command line needs it. `kind` is one of int, float, bool, str, ints, strs; `group` is the
+    heading of its flag, "checkpoints" or "limits".
+    """
 
     name: str
     variable: str
@@ -113,6 +131,7 @@ class Option(NamedTuple):
     help: str
     kind: str
     minimum: float | None
+    group: str
 
     def parse(self, text: str) -> Any:
         """The value that `text` writes.
@@ -145,6 +164,7 @@ def options() -> tuple[Option, ...]:
             help=row.metadata["help"],
             kind=_KINDS[str(row.type)],
             minimum=row.metadata["minimum"],
+            group=row.metadata["group"],
         )
         for row in fields(Settings)
     )
@@ -154,6 +174,7 @@ _KINDS = {
     "int": "int",
     "float": "float",
     "bool": "bool",
+    "str": "str",
     "str | None": "str",
     "tuple[int, ...]": "ints",
     "tuple[str, ...]": "strs",

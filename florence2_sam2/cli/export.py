@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-_NEEDED = ("torch", "transformers", "onnx", "onnxruntime")
+from florence2_sam2.cache import exporting
+from florence2_sam2.hub.download import pinned
+from florence2_sam2.hub.errors import HubError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--florence2",
         metavar="CHECKPOINT",
-        help="folder or hub id, e.g. florence-community/Florence-2-base-ft",
+        help="folder, or NAME[@REVISION] on the hub, e.g. florence-community/Florence-2-base-ft",
     )
     parser.add_argument(
-        "--sam2", metavar="CHECKPOINT", help="folder or hub id, e.g. facebook/sam2.1-hiera-tiny"
+        "--sam2",
+        metavar="CHECKPOINT",
+        help="folder, or NAME[@REVISION] on the hub, e.g. facebook/sam2.1-hiera-tiny",
     )
     parser.add_argument(
         "--output",
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = exporting.missing_packages()
     if missing:
         return _fail(f"{', '.join(missing)} missing: pip install 'florence2-sam2[export]'")
     # torch and transformers take seconds to import, and the other commands do without them
@@ -53,14 +56,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     disable_progress_bar()  # progress is printed by part; a bar for each file of weights hides it
     try:
+        # Both before the first is exported: a mistake in the second name must not cost minutes.
+        florence2, sam2 = (
+            pinned(given, print) if given is not None else None
+            for given in (arguments.florence2, arguments.sam2)
+        )
         export(
             arguments.output,
-            florence2_checkpoint=arguments.florence2,
-            sam2_checkpoint=arguments.sam2,
+            florence2_checkpoint=florence2,
+            sam2_checkpoint=sam2,
             precision=arguments.precision,
             opset=arguments.opset,
         )
-    except ExportError as error:
+    except (ExportError, HubError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"writing {arguments.output} failed: {error}")

@@ -14,6 +14,7 @@ COMMANDS = {
     "segment": ("segment pictures with a running server", "florence2_sam2.cli.segment"),
     "serve": ("start the embedded Triton server", "florence2_sam2.cli.serve"),
     "export": ("write a model repository from Florence-2 and SAM2 checkpoints", "florence2_sam2.cli.export"),
+    "cache": ("list or remove the exports that serve keeps", "florence2_sam2.cli.cache"),
 }
 
 

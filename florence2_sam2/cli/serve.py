@@ -15,6 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from florence2_sam2.cache.exporting import ExportFailed
+from florence2_sam2.cache.obtain import Obtained, obtain
+from florence2_sam2.cache.store import Cache, CacheError, default_folder
+from florence2_sam2.hub.errors import HubError
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import LogReader, error_of
@@ -60,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--skip-hashes", action="store_true", help="do not compare the model files with the manifests"
     )
-    limits = parser.add_argument_group(
-        "limits", "Each is also an environment variable, FLORENCE2_SAM2_… in capitals."
-    )
+    headings = {
+        "checkpoints": "Both together, in place of --repository: exported on first use, then found in the cache.",
+        "limits": "Each, and those above, is also an environment variable, FLORENCE2_SAM2_… in capitals.",
+    }
+    groups = {name: parser.add_argument_group(name, text) for name, text in headings.items()}
     for option in options():
-        limits.add_argument(f"--{option.name.replace('_', '-')}", **_argument(option))
+        groups[option.group].add_argument(f"--{option.name.replace('_', '-')}", **_argument(option))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,24 +79,27 @@ def run(arguments: argparse.Namespace) -> int:
         with _stop_signals():
             return _serve(arguments)
     except StopRequested:
-        return 130  # a second signal, while stopping
-    except (StartError, ValueError) as error:
+        return 130  # while an export was under way, or a second signal while stopping
+    except (StartError, HubError, ExportFailed, CacheError, ValueError) as error:
         print(f"florence2-sam2: error: {error}", file=sys.stderr, flush=True)
         return 1
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    obtained = _obtain(arguments, settings)
     server = EmbeddedServer(
-        arguments.repository,
+        obtained.entry.repository if obtained else arguments.repository,
         host=arguments.host,
         grpc_port=arguments.grpc_port,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
-        settings=_settings(arguments),
+        settings=settings,
         log=arguments.log_file,
-        check_hashes=not arguments.skip_hashes,
+        check_hashes=not (arguments.skip_hashes or obtained),  # of what is obtained they have been compared
     )
-    _say(f"model repository {arguments.repository or 'with the packaged small models'}")
+    if not obtained:
+        _say(f"model repository {arguments.repository or 'with the packaged small models'}")
     if arguments.host not in LOOPBACK:
         _say(f"listening on {arguments.host}: anyone who reaches it can use it; HTTP belongs behind a proxy")
     began = time.monotonic()
@@ -114,6 +123,35 @@ def _serve(arguments: argparse.Namespace) -> int:
     except BaseException:
         server.kill()
         raise
+
+
+def _obtain(arguments: argparse.Namespace, settings: Settings) -> Obtained | None:
+    """The export of the checkpoints that are named; None when a repository is to be served instead.
+
+    Raises:
+        StartError: only one of the two is named, or a repository as well.
+    """
+    named = [flag for flag in ("florence2", "sam2") if getattr(arguments, flag) is not None]
+    if arguments.repository is not None:
+        if named:
+            raise StartError(
+                f"--repository and --{named[0]} exclude each other: a repository holds both models"
+            )
+        return None
+    if settings.florence2 is None and settings.sam2 is None:
+        return None
+    if settings.florence2 is None or settings.sam2 is None:
+        given, other = ("sam2", "florence2") if settings.florence2 is None else ("florence2", "sam2")
+        raise StartError(f"--{given} is given without --{other}: a server needs both checkpoints")
+    cache = Cache(Path(settings.cache).expanduser() if settings.cache else default_folder())
+    return obtain(
+        settings.florence2,
+        settings.sam2,
+        settings.precision,
+        cache,
+        _say,
+        check_hashes=not arguments.skip_hashes,
+    )
 
 
 def _say_ready(server: EmbeddedServer, began: float) -> None:
