@@ -35,7 +35,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Florence2Config:
         embed_dim=[24, 48, 96, WIDTH],
         num_heads=[2, 4, 6, 8],
         num_groups=[2, 4, 6, 8],
-        depths=[1, 1, 3, 1],
+        depths=[1, 1, 6, 2],
         patch_stride=[4, 2, 2, 1],
         window_size=GRID,
         drop_path_rate=0.0,

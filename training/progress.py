@@ -13,15 +13,18 @@ from torch import nn
 
 
 class Clock:
-    """Elapsed minutes of training, counted on over interruptions."""
+    """Elapsed minutes of this process's processor time, counted on over interruptions.
+
+    Not the clock on the wall: a busy machine, or a pause, must not shorten a schedule.
+    """
 
     def __init__(self, minutes: float, elapsed: float = 0.0) -> None:
         self.minutes = minutes
-        self._start = time.monotonic() - elapsed * 60
+        self._start = time.process_time() - elapsed * 60
 
     @property
     def elapsed(self) -> float:
-        return (time.monotonic() - self._start) / 60
+        return (time.process_time() - self._start) / 60
 
     @property
     def fraction(self) -> float:

@@ -78,6 +78,16 @@ def squeezed(scene: Scene, side: int) -> Scene:
     return replace(scene, image=image, objects=objects)
 
 
+def mirrored(scene: Scene) -> Scene:
+    """Left and right exchanged. The caption stays, so its order may no longer be the picture's."""
+    width = scene.image.shape[1]
+    objects = [
+        replace(o, box=np.array([width - o.box[2], o.box[1], width - o.box[0], o.box[3]], np.float32), mask=m)
+        for o, m in ((o, o.mask[:, ::-1]) for o in scene.objects)
+    ]
+    return replace(scene, image=np.ascontiguousarray(scene.image[:, ::-1]), objects=objects)
+
+
 @dataclass
 class _Plan:
     """A thing before it is painted: which group it belongs to, and its sprite, already positioned."""

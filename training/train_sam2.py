@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from transformers import Sam2Model
 
 from florence2_sam2.training.images import to_pixels
-from florence2_sam2.training.initialise import optimiser
-from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state, set_rate
+from florence2_sam2.training.muon import Optimisers, hidden_matrices
+from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
 from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, side_of, with_side
 from florence2_sam2.training.scenes import draw_scene
 
@@ -72,13 +72,13 @@ def filled_boxes(
 
 
 def compare(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [B, P, N, h, w] and masks [B, P, S, S] at a common resolution, twice the logits': [R, N, 2h, 2w] each.
+    """Logits [R, N, h, w] and masks [R, S, S] at a common resolution, twice the logits': [R, N, 2h, 2w] each.
 
     The truth is the share of each cell that the mask covers. Comparing finer than the logits are makes
     boundaries pass between them, where bilinear upsampling will put them at inference.
     """
-    finer = F.interpolate(logits.flatten(0, 1), scale_factor=2, mode="bilinear", align_corners=False)
-    truth = F.adaptive_avg_pool2d(masks.flatten(0, 1).float()[:, None], (finer.shape[-2], finer.shape[-1]))
+    finer = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
+    truth = F.adaptive_avg_pool2d(masks.float()[:, None], (finer.shape[-2], finer.shape[-1]))
     return finer, truth.expand_as(finer)
 
 
@@ -114,21 +114,29 @@ def total_loss(
     log: Log,
 ) -> torch.Tensor:
     """Token 0 on every box; the other tokens, which serve more rarely, on half of the boxes."""
-    logits, scores, objects = every_mask(model, features, boxes)
-    finer, truth = compare(logits, masks)
-    iou = true_iou(finer, truth)
-    single = mask_loss(finer[:, :1], truth[:, :1], balance).mean()
-    some = torch.randperm(len(finer))[: max(1, len(finer) // 2)]
-    others = mask_loss(finer[some, 1:], truth[some, 1:], balance)
-    score_loss = (scores.flatten(0, 1) - iou).abs().mean()
+    logits, scores, objects = (x.flatten(0, 1) for x in every_mask(model, features, boxes))
+    some = torch.randperm(len(logits))[: max(1, len(logits) // 2)]
+    masks = masks.flatten(0, 1)
+    first, first_truth = compare(logits[:, :1], masks)
+    others, others_truth = compare(logits[some, 1:], masks[some])
+    first_iou, others_iou = true_iou(first, first_truth), true_iou(others, others_truth)
+    first_score_error = (scores[:, :1] - first_iou).abs().mean()
+    others_score_error = (scores[some, 1:] - others_iou).abs().mean()
+    single = mask_loss(first, first_truth, balance).mean()
+    rest = mask_loss(others, others_truth, balance)
     present = F.binary_cross_entropy_with_logits(objects, torch.ones_like(objects))
     log.add(
-        iou=iou[:, 0].mean(),
-        best=iou[:, 1:].max(-1).values.mean(),
-        score_error=score_loss.detach(),
+        iou=first_iou.mean(),
+        best=others_iou.max(-1).values.mean(),
+        score_error=first_score_error.detach(),
         loss=single.detach(),
     )
-    return single + others.min(-1).values.mean() + 0.1 * others.mean() + score_loss + 0.02 * present
+    masks_loss = single + rest.min(-1).values.mean() + 0.1 * rest.mean()
+    return masks_loss + first_score_error + 0.5 * others_score_error + 0.02 * present
+
+
+def optimisers(model: Sam2Model, rate: float) -> Optimisers:
+    return Optimisers(model.parameters(), hidden_matrices(model), rate)
 
 
 def stages(text: str) -> list[tuple[int, float]]:
@@ -151,7 +159,7 @@ def train(options: argparse.Namespace) -> Sam2Model:
         step, elapsed, moments = facts["step"], facts["elapsed"], facts.get("moments")
     model.train()
     clock, log = Clock(options.minutes, elapsed), Log(options.output / "log.jsonl")
-    optimizer = optimiser(list(model.parameters()), options.rate)
+    optimizer = optimisers(model, options.rate)
     if moments:
         optimizer.load_state_dict(moments)
     saved, since = clock.elapsed, step
@@ -159,9 +167,9 @@ def train(options: argparse.Namespace) -> Sam2Model:
         side = next(side for side, until in plan if clock.fraction < until)
         if side_of(model) != side:
             model, moments = with_side(model, side), optimizer.state_dict()
-            optimizer = optimiser(list(model.parameters()), options.rate)
+            optimizer = optimisers(model, options.rate)
             optimizer.load_state_dict(moments)
-        set_rate(optimizer, learning_rate(options.rate, step - since, clock.fraction))
+        optimizer.set_rate(learning_rate(options.rate, step - since, clock.fraction))
         count = max(2, round(options.batch * (256 / side) ** 2))
         if clock.elapsed < options.warm_up:
             features, boxes, masks = filled_boxes(rng, 2 * options.batch, side)
@@ -170,7 +178,7 @@ def train(options: argparse.Namespace) -> Sam2Model:
             features = image_features(model, pixels)
         balance = options.balance * (1 - clock.fraction)
         loss = total_loss(model, features, boxes, masks, balance, log)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
