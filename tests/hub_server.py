@@ -10,7 +10,9 @@ Headers and status codes are those the hub documents and its library reads (X-Er
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 import re
 import threading
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 LARGE_BYTES = 1 << 20  # the hub keeps .safetensors in LFS whatever their size, and other files from 10 MB on
@@ -119,8 +121,7 @@ class HubServer:
     @staticmethod
     def digest(content: bytes | Path) -> str:
         if isinstance(content, Path):
-            with content.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return _file_digest(content, content.stat().st_mtime_ns)
         return hashlib.sha256(content).hexdigest()
 
     def _serve(self, port: int) -> ThreadingHTTPServer:
@@ -199,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, body, {"Content-Type": "application/json"})
 
     def _row(self, file: str, content: bytes | Path) -> dict[str, Any]:
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        size = _size(content)
         if not self.server_state.hashes:
             return {"rfilename": file}
         row: dict[str, Any] = {"rfilename": file, "size": size, "blobId": git_sha1(_bytes(content))}
@@ -226,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._refuse(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
             return
-        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        size = _size(content)
         if not _is_large(file, size):
             self._content(file, content, {"X-Repo-Commit": commit, "ETag": f'"{git_sha1(_bytes(content))}"'})
             return
@@ -250,35 +251,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, file: str, content: bytes | Path, headers: dict[str, str] | None = None) -> None:
         hub = self.server_state
-        body = _bytes(content)
-        if file in hub.flipped:
-            body = body[:-1] + bytes([body[-1] ^ 1])
+        size = _size(content)
         headers = dict(headers or {})
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if asked and hub.ranges:
             start = int(asked[1])
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         self.send_response(206 if asked and hub.ranges else 200)
-        for name, value in {**headers, "Content-Length": str(len(body) - start)}.items():
+        for name, value in {**headers, "Content-Length": str(size - start)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        end = len(body)
         broken = hub.break_after.pop(file, None)
-        if broken is not None:
-            end = start + broken
+        end = size if broken is None else start + broken
         pause = hub.pause_after.get(file)
-        for at in range(start, end, BLOCK_BYTES):
-            if pause is not None and at - start >= pause:
-                hub.go_on.wait(60)
-            block = body[at : min(at + BLOCK_BYTES, end)]
-            try:
-                self.wfile.write(block)
-            except OSError:
-                return  # the client has gone
-            self.request_row.sent.append(len(block))
+        with _opened(content) as body:
+            body.seek(start)
+            for at in range(start, end, BLOCK_BYTES):
+                if pause is not None and at - start >= pause:
+                    hub.go_on.wait(60)
+                block = body.read(min(BLOCK_BYTES, end - at))
+                if file in hub.flipped and at + len(block) == size:
+                    block = block[:-1] + bytes([block[-1] ^ 1])
+                try:
+                    self.wfile.write(block)
+                except OSError:
+                    return  # the client has gone
+                self.request_row.sent.append(len(block))
         if broken is not None:
             self.close_connection = True
 
@@ -295,6 +296,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: object) -> None:
         pass
+
+
+@functools.cache
+def _file_digest(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(content: bytes | Path) -> BinaryIO:
+    return content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
+
+
+def _size(content: bytes | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
 def _bytes(content: bytes | Path) -> bytes:

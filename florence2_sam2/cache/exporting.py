@@ -14,6 +14,7 @@ from pathlib import Path
 from florence2_sam2.cache.recipe import Recipe
 
 NEEDED = ("torch", "transformers", "onnx", "onnxruntime")
+WORKER = ("-m", "florence2_sam2.export.worker")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Say = Callable[[str], None]
@@ -54,7 +55,7 @@ def export(recipe: Recipe, output: Path, say: Say) -> None:
         "precision": recipe.precision,
     }
     with subprocess.Popen(
-        [sys.executable, "-m", "florence2_sam2.export.worker", json.dumps(plan)],
+        [sys.executable, *WORKER, json.dumps(plan)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

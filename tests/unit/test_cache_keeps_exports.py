@@ -1,0 +1,398 @@
+"""`obtain`: an export is made once, found again, never taken for whole when it is not, and made by one process alone.
+
+The hub is the loopback one. In place of the export itself, which takes torch and a while, a process copies the packaged
+repository the way the export puts a finished one in place; tests/e2e/test_released_checkpoints.py has the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer, running
+
+from florence2_sam2.cache import exporting, obtain
+from florence2_sam2.cache.content import content_hash
+from florence2_sam2.cache.exporting import ExportFailed
+from florence2_sam2.cache.obtain import Obtained
+from florence2_sam2.cache.recipe import Checkpoint, Recipe
+from florence2_sam2.cache.store import Cache, CacheError, default_folder
+from florence2_sam2.cli import main
+from florence2_sam2.hub.download import fetch
+from florence2_sam2.hub.errors import HubError, Unavailable
+from florence2_sam2.hub.names import HubName
+from florence2_sam2.hub.store import Store
+
+FLORENCE2, SAM2 = "florence-community/Florence-2-base-ft", "facebook/sam2.1-hiera-tiny"
+
+WORKER = """
+import json, os, shutil, sys, tempfile, time
+from pathlib import Path
+from florence2_sam2.export.repository import staged
+from florence2_sam2.server.manifest import packaged_repository
+plan = json.loads(sys.argv[1])
+control = Path(os.environ["TEST_CONTROL"])
+with (control / "exports").open("a") as file:
+    file.write(json.dumps(plan) + "\\n")
+with staged(Path(plan["output"])) as stage:
+    shutil.copytree(packaged_repository(), stage, dirs_exist_ok=True)
+    print(json.dumps({"say": "half of it is there"}), flush=True)
+    while (control / "wait").exists():
+        time.sleep(0.01)
+    if (control / "fail").exists():
+        print(json.dumps({"error": "the checkpoint cannot be served"}), flush=True)
+        sys.exit(1)
+    if (control / "die").exists():
+        os.abort()
+"""
+
+
+class Machine:
+    """A user's machine: the cache, the hub, and what the export does there."""
+
+    def __init__(self, folder: Path, hub: HubServer) -> None:
+        self.hub = hub
+        self.cache = Cache(folder / "cache")
+        self.control = folder / "control"
+        self.control.mkdir()
+
+    def obtain(
+        self, florence2: str = FLORENCE2, sam2: str = SAM2, precision: str = "fp32"
+    ) -> tuple[Obtained, list[str]]:
+        said: list[str] = []
+        obtained = obtain.obtain(florence2, sam2, precision, self.cache, said.append)
+        return obtained, said
+
+    def exports(self) -> list[dict[str, str]]:
+        file = self.control / "exports"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def tell(self, what: str) -> None:
+        (self.control / what).touch()
+
+    def forget(self, what: str) -> None:
+        (self.control / what).unlink()
+
+    def stages(self) -> list[Path]:
+        return [path for entry in self.cache.folder.glob("*") for path in entry.glob(".repository-*")]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+    monkeypatch.setattr(exporting, "WORKER", (str(worker),))
+    monkeypatch.setenv("TEST_CONTROL", str(tmp_path / "control"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    for variable in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    with running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        for name in (FLORENCE2, SAM2):
+            hub.add(name, {"config.json": b"{}", "model.safetensors": b"first"})
+        yield Machine(tmp_path, hub)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_second_start_finds_it(machine: Machine) -> None:
+    first, said = machine.obtain()
+    assert (first.entry.repository / "florence2" / "1" / "manifest.json").is_file()
+    assert [line for line in said if "exporting" in line]
+    commits = [repository.revisions["main"] for repository in machine.hub.repositories.values()]
+    assert [(row["florence2"], row["sam2"]) for row in machine.exports()] == [
+        (f"{FLORENCE2}@{commits[0]}", f"{SAM2}@{commits[1]}")
+    ]
+    second, said = machine.obtain()
+    assert second.entry == first.entry
+    assert len(machine.exports()) == 1
+    assert said == [f"{FLORENCE2}@{commits[0][:12]} and {SAM2}@{commits[1][:12]}, fp32: exported before"]
+    assert machine.obtain(precision="fp16")[0].entry != first.entry
+
+
+def test_a_branch_that_moves_is_followed_and_a_pinned_revision_is_not(machine: Machine) -> None:
+    old = machine.hub.repositories[SAM2].revisions["main"]
+    first, _ = machine.obtain()
+    machine.hub.add(SAM2, {"config.json": b"{}", "model.safetensors": b"second"})
+    pinned, _ = machine.obtain(sam2=f"{SAM2}@{old}")
+    assert pinned.entry == first.entry
+    moved, _ = machine.obtain()
+    assert moved.entry != first.entry
+    assert len(machine.exports()) == 2
+    machine.hub.stop()
+    before = len(machine.hub.requests)
+    florence2 = f"{FLORENCE2}@{machine.hub.repositories[FLORENCE2].revisions['main']}"
+    assert machine.obtain(florence2, f"{SAM2}@{old}")[1][0].endswith("exported before")
+    assert len(machine.hub.requests) == before, "pinned, and still the hub was asked"
+
+
+def test_without_the_hub_the_newest_that_is_here_is_served(machine: Machine) -> None:
+    old = machine.obtain()[0]
+    new_commit = machine.hub.add(SAM2, {"config.json": b"{}", "model.safetensors": b"second"})
+    new = machine.obtain()[0]
+    machine.obtain(
+        sam2=f"{SAM2}@{json.loads((old.entry.folder / 'recipe.json').read_text())['sam2']['revision']}"
+    )
+    machine.hub.add(SAM2, {"config.json": b"{}", "model.safetensors": b"third"})
+    machine.hub.refuse = (503, {})
+    obtained, said = machine.obtain()
+    assert obtained.entry == new.entry
+    line = next(line for line in said if "last seen" in line and SAM2 in line)
+    assert "(503): try again later: serving" in line
+    assert f"{SAM2}@{new_commit[:12]}" in line
+    obtained.lock.close()
+    new.lock.close()
+    machine.cache.remove(new.entry)
+    assert machine.obtain()[0].entry == old.entry
+    assert len(machine.exports()) == 2
+
+
+@pytest.mark.parametrize("offline", [True, False], ids=["HF_HUB_OFFLINE", "no connection"])
+def test_without_the_hub_and_with_nothing_here(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    if offline:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    else:
+        machine.hub.stop()
+    with pytest.raises(
+        Unavailable, match=r"and .*@main is not in the cache: go online once, or give a folder"
+    ) as caught:
+        machine.obtain()
+    assert "\n" not in str(caught.value)
+    assert not machine.exports()
+
+
+def test_without_the_hub_a_download_of_the_hub_library_is_exported(machine: Machine) -> None:
+    commits = {}
+    for name in (FLORENCE2, SAM2):
+        commits[name] = machine.hub.repositories[name].revisions["main"]
+        fetch(HubName(name), print)
+        Store.of(HubName(name)).remember("main", commits[name])
+    machine.hub.stop()
+    machine.obtain()
+    assert machine.exports()[0]["sam2"] == f"{SAM2}@{commits[SAM2]}"
+
+
+def test_a_mistake_in_a_name_is_found_before_anything_is_exported(machine: Machine) -> None:
+    for florence2, sam2 in ((FLORENCE2, "facebook/sam3"), ("no/where", SAM2), (f"{FLORENCE2}@v9", SAM2)):
+        with pytest.raises(HubError):
+            machine.obtain(florence2, sam2)
+    assert not machine.exports()
+    assert not machine.cache.entries()
+
+
+def test_a_local_folder_is_known_by_its_content(machine: Machine, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    first, _ = machine.obtain(sam2=str(folder))
+    (folder / "README.md").write_text("not read by the export")
+    os.utime(folder / "config.json")
+    assert machine.obtain(sam2=str(folder))[0].entry == first.entry
+    (folder / "model.safetensors").write_bytes(b"two")
+    assert machine.obtain(sam2=str(folder))[0].entry != first.entry
+    assert [row["sam2"] for row in machine.exports()] == [str(folder)] * 2
+
+
+def test_contents_are_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"weights")
+    notes = tmp_path / "notes"
+    first = content_hash(file, notes)
+    note = next(notes.iterdir())
+    note.write_text(note.read_text().replace(first, "noted"))
+    assert content_hash(file, notes) == "noted", "it was read although nothing has changed"
+    note.write_text("damaged")
+    assert content_hash(file, notes) == first
+
+
+def test_two_at_once_export_once(machine: Machine) -> None:
+    machine.tell("wait")
+    results: list[tuple[Obtained, list[str]]] = []
+    threads = []
+    said: list[list[str]] = [[], []]
+
+    def start(index: int) -> None:
+        got = obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, said[index].append)
+        results.append((got, said[index]))
+
+    for index in range(2):
+        threads.append(threading.Thread(target=start, args=(index,)))
+        threads[-1].start()
+        until(lambda: machine.stages())
+    until(lambda: any("waiting" in line for line in said[1]))
+    assert not results
+    machine.forget("wait")
+    for thread in threads:
+        thread.join(30)
+    assert len(results) == 2
+    assert len(machine.exports()) == 1
+    assert [line for line in said[1] if line.startswith("another process exports")]
+    assert said[1][-1].endswith("exported before")
+
+
+def test_whoever_waits_for_an_export_that_fails_makes_it(machine: Machine) -> None:
+    machine.tell("wait")
+    outcomes: dict[str, object] = {}
+
+    def start(name: str) -> None:
+        try:
+            outcomes[name] = machine.obtain()[0]
+        except ExportFailed as error:
+            outcomes[name] = error
+
+    first = threading.Thread(target=start, args=("first",))
+    first.start()
+    until(lambda: machine.stages())
+    second = threading.Thread(target=start, args=("second",))
+    second.start()
+    time.sleep(0.2)
+    machine.tell("fail")
+    machine.forget("wait")
+    first.join(30)
+    machine.forget("fail")
+    second.join(30)
+    assert isinstance(outcomes["first"], ExportFailed)
+    # The second one may have begun before the switch was turned: then it failed as well, and said so.
+    assert isinstance(outcomes["second"], Obtained | ExportFailed)
+    assert len(machine.exports()) == 2
+
+
+@pytest.mark.parametrize(("how", "says"), [("fail", "^the checkpoint cannot be served$"), ("die", "SIGABRT")])
+def test_an_export_that_fails_leaves_nothing(machine: Machine, how: str, says: str) -> None:
+    machine.tell(how)
+    with pytest.raises(ExportFailed, match=says) as caught:
+        machine.obtain()
+    assert "\n" not in str(caught.value)
+    assert not machine.cache.entries()
+    assert not machine.stages()
+    machine.forget(how)
+    machine.obtain()
+
+
+def test_an_interrupt_ends_the_export_and_leaves_nothing(machine: Machine) -> None:
+    machine.tell("wait")
+
+    def interrupted(text: str) -> None:
+        if "half" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, interrupted)
+    assert not machine.stages()
+    machine.forget("wait")
+    machine.obtain()
+    assert len(machine.exports()) == 2
+
+
+def test_a_process_killed_in_the_middle_takes_its_export_along(machine: Machine) -> None:
+    machine.tell("wait")
+    code = (
+        "import sys; from pathlib import Path; from florence2_sam2.cache import exporting, obtain;"
+        " from florence2_sam2.cache.store import Cache; exporting.WORKER = (sys.argv[1],);"
+        f" obtain.obtain({FLORENCE2!r}, {SAM2!r}, 'fp32', Cache(Path(sys.argv[2])), print)"
+    )
+    arguments = [sys.executable, "-c", code, exporting.WORKER[0], str(machine.cache.folder)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    until(lambda: machine.stages() or process.poll() is not None)
+    worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    until(
+        lambda: (
+            not Path(f"/proc/{worker}").exists()
+            or "\nState:\tZ" in Path(f"/proc/{worker}/status").read_text()
+        )
+    )
+    assert machine.stages(), "the test killed it too late"
+    assert not machine.cache.entries()[0].is_whole
+    machine.forget("wait")
+    machine.obtain()
+    assert len(machine.exports()) == 2
+    assert not machine.stages()
+
+
+def test_a_damaged_export_is_made_again(machine: Machine) -> None:
+    obtained, _ = machine.obtain()
+    graph = obtained.entry.repository / "sam2_mask_decoder" / "1" / "model.onnx"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + b"?")
+    with pytest.raises(CacheError, match=r"is damaged .* a server runs on it"):
+        machine.obtain()
+    obtained.lock.close()
+    _, said = machine.obtain()
+    assert [line for line in said if "damaged" in line]
+    assert graph.read_bytes() == content
+
+
+def test_without_the_export_extra(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        ExportFailed, match=r"torch is needed: pip install 'florence2-sam2\[export\]'"
+    ) as caught:
+        machine.obtain()
+    assert "\n" not in str(caught.value)
+    assert not machine.cache.entries()
+    monkeypatch.undo()
+
+
+def test_a_cache_that_cannot_be_written(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    machine.cache = Cache(tmp_path / "file" / "cache")
+    with pytest.raises(CacheError, match=r"cannot be written .*choose another folder with --cache"):
+        machine.obtain()
+
+
+def test_the_command_lists_and_removes(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["--cache", str(machine.cache.folder)]
+    assert main(["cache", *place]) == 0
+    assert "holds no exports" in capsys.readouterr().out
+    obtained, _ = machine.obtain()
+    assert main(["cache", "list", *place]) == 0
+    listed = capsys.readouterr().out
+    assert obtained.entry.name in listed
+    assert machine.hub.repositories[SAM2].revisions["main"] in listed
+    assert main(["cache", "remove", obtained.entry.name, *place]) == 1
+    assert "is in use: stop the server first" in capsys.readouterr().err
+    obtained.lock.close()
+    assert main(["cache", "remove", *place]) == 1
+    assert "remove takes names, or --all" in capsys.readouterr().err
+    assert main(["cache", "remove", "nothing", *place]) == 1
+    assert "there is no nothing" in capsys.readouterr().err
+    assert main(["cache", "remove", "--all", *place]) == 0
+    assert "freed" in capsys.readouterr().out
+    assert not obtained.entry.folder.exists()
+
+
+def test_what_decides_an_export_decides_its_name() -> None:
+    one, other = Checkpoint("a/b", "1" * 40, "x"), Checkpoint("a/b", "2" * 40, "x")
+    key = Recipe(one, other, "fp32").key()
+    assert key.startswith("b+b-fp32-")
+    assert key == Recipe(Checkpoint("a/b", "1" * 40, "elsewhere"), other, "fp32").key()
+    different = {
+        Recipe(other, one, "fp32").key(),
+        Recipe(one, one, "fp32").key(),
+        Recipe(one, other, "fp16").key(),
+    }
+    assert len(different | {key}) == 4
+
+
+def test_the_cache_has_a_place() -> None:
+    assert default_folder({"FLORENCE2_SAM2_CACHE": "/x", "XDG_CACHE_HOME": "/y"}) == Path("/x")
+    assert default_folder({"XDG_CACHE_HOME": "/y"}) == Path("/y/florence2-sam2")
+    assert default_folder({}) == Path.home() / ".cache" / "florence2-sam2"
