@@ -6,10 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from florence2_sam2.export.halves import store_exact_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
+from florence2_sam2.export.halves import store_exact_halves
 
 
 def model_with(weights: np.ndarray) -> onnx.ModelProto:
