@@ -1,8 +1,8 @@
 """Weights that float16 holds exactly are stored so: files of half the size, results unchanged.
 
 Many checkpoints are published in float16 (Florence-2's are). Exported for float32 arithmetic, each of their weights
-takes twice the bytes and says nothing more. Here such a weight is stored in float16 behind a Cast to float32; onnxruntime
-folds the Cast away when it loads the file, so that neither speed nor a single bit of the results depends on it.
+takes twice the bytes and says nothing more. Here such a weight is stored in float16 behind a Cast to float32;
+onnxruntime folds the Cast away when it loads the file: neither speed nor a single bit of the results depends on it.
 """
 
 from __future__ import annotations
