@@ -144,7 +144,7 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
     heads, head_dim = text.decoder_attention_heads, text.d_model // text.decoder_attention_heads
     layers = range(text.decoder_layers)
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(2, 3, height, width, generator=generator)
+    pixels = torch.randn(1, 3, height, width, generator=generator)
     vision = VisionEncoder(model)
     with torch.no_grad():
         features = vision(pixels)
@@ -180,7 +180,7 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
                 Tensor("prompt_lengths", ("batch",)),
             ),
             pairs("cross", "encoder"),
-            (features, prompt, torch.tensor([5, 3])),
+            (features.repeat(2, 1, 1), prompt, torch.tensor([5, 3])),
         ),
         Graph(
             DECODER,

@@ -45,7 +45,7 @@ class Reference:
         return self.random.integers(4, self.vocabulary, shape, dtype=np.int64)
 
     def vision_cases(self) -> Iterator[Case]:
-        for batch in (1, 2, 3):
+        for batch in (1, 2):  # the exporter has seen 1
             yield Case(
                 f"batch {batch}",
                 {"pixel_values": self.pixels[:batch].numpy()},

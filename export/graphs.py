@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.export.precision import to_float16
+from florence2_sam2.export.precision import nodes_beyond_float16, to_float16
+from florence2_sam2.export.rounding import emulated
 from florence2_sam2.export.shrink import share_equal_initializers
+from florence2_sam2.server.manifest import external_data
 
 Precision = Literal["fp32", "fp16"]
 
@@ -66,9 +70,13 @@ def write_graph(
     path: Path,
     opset: int,
     precision: Precision,
-    external_data_from_bytes: int = EXTERNAL_DATA_FROM_BYTES,
+    samples: Iterable[Mapping[str, NDArray[Any]]] = (),
+    external_data_from_bytes: int | None = None,
 ) -> None:
-    """Export `graph` to `path`; its weights go to `path` + ".data" when the file would be too large for protobuf.
+    """Export `graph` to `path`; its weights go to `path` + ".data" when they have `external_data_from_bytes` or more
+    (EXTERNAL_DATA_FROM_BYTES by default).
+
+    `samples` are inputs on which a float16 export measures which nodes must stay float32.
 
     Raises:
         ExportError: the exported graph's inputs or outputs are not those declared.
@@ -81,15 +89,38 @@ def write_graph(
     _require_names(graph, model)
     share_equal_initializers(model)
     if precision == "fp16":
-        model = to_float16(model, graph.float32_scopes)
+        kept = nodes_beyond_float16(model, samples, path.parent)
+        model = to_float16(model, graph.float32_scopes, kept)
         share_equal_initializers(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
-    data = path.with_name(path.name + ".data")
-    if model.ByteSize() >= external_data_from_bytes:
-        onnx.save_model(model, path, save_as_external_data=True, location=data.name, size_threshold=1024)
+    _save(model, path, external_data_from_bytes)
+    del model  # the checker reads the file again
+    onnx.checker.check_model(str(path))
+
+
+@contextmanager
+def computed(path: Path, precision: Precision) -> Iterator[Path]:
+    """The file to check instead of `path`, which on this machine computes what `path` does where it will be served.
+
+    That is `path` itself, but for float16, which a CPU computes in float32 (see `rounding`).
+    """
+    if precision == "fp32":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".emulated-") as folder:
+        file = Path(folder) / path.name
+        _save(emulated(onnx.load(path)), file)
+        yield file
+
+
+def _save(model: onnx.ModelProto, path: Path, external_data_from_bytes: int | None = None) -> None:
+    limit = EXTERNAL_DATA_FROM_BYTES if external_data_from_bytes is None else external_data_from_bytes
+    # not ByteSize(), which fails beyond 2 GiB
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= limit:
+        name = external_data(path).name
+        onnx.save_model(model, path, save_as_external_data=True, location=name, size_threshold=1024)
     else:
         onnx.save_model(model, path)
-    onnx.checker.check_model(str(path))
 
 
 def _run_exporter(graph: Graph, path: Path, opset: int) -> None:

@@ -16,6 +16,7 @@ from florence2_sam2.server.manifest import (
     Florence2,
     ManifestError,
     Sam2,
+    external_data,
     packaged_repository,
 )
 
@@ -79,7 +80,7 @@ def staged(output: Path) -> Iterator[Path]:
 def remove_graph(path: Path) -> None:
     """Remove an ONNX file and its external data. Never write over them: the repository that the stage is a copy of
     may share their contents."""
-    for file in (path, path.with_name(path.name + ".data")):
+    for file in (path, external_data(path)):
         file.unlink(missing_ok=True)
 
 

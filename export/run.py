@@ -25,8 +25,8 @@ from florence2_sam2.export import (
 )
 from florence2_sam2.export.checks import Case, Row
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.export.graphs import Graph, Precision, write_graph
-from florence2_sam2.server.manifest import Exported
+from florence2_sam2.export.graphs import Graph, Precision, computed, write_graph
+from florence2_sam2.server.manifest import Exported, external_data
 
 # LayerNormalization is one operator from 17 on; the highest that the TorchScript exporter writes is 20. 18 is known to
 # every onnxruntime from 1.14 on and to TensorRT 10.
@@ -99,8 +99,9 @@ class _Job:
         self._took(f"Florence-2 {checkpoint.source.checkpoint}: loaded", started)
         rows = self._write(vision, stage, reference.vision_cases())
         rows += self._write(text_encoder, stage, reference.text_encoder_cases())
-        rows += self._write(decoder, stage, reference.decoder_cases())
-        rows.append(self._generation(decoder, stage, reference))
+        rows += self._write(
+            decoder, stage, reference.decoder_cases(), lambda file: self._generation(decoder, file, reference)
+        )
         folder = stage / "florence2" / "1"
         (folder / florence2_facts.TOKENIZER).unlink(missing_ok=True)
         florence2_facts.write_tokenizer(processor, folder)
@@ -133,32 +134,44 @@ class _Job:
         configs.rewrite(stage / "sam2_preprocess", {"pixel_values": (1, *leaf["pixel_values"])})
         configs.rewrite(stage / "sam2_postprocess", {"mask_logits": logits})
 
-    def _write(self, graph: Graph, stage: Path, cases: Iterable[Case]) -> list[Row]:
+    def _write(
+        self,
+        graph: Graph,
+        stage: Path,
+        cases: Iterable[Case],
+        more: Callable[[Path], Row] | None = None,
+    ) -> list[Row]:
+        """Write and check one graph; `more` is another check of the file."""
         path = stage / graph.file
         repository.remove_graph(path)
+        prepared = list(cases)
         started = time.perf_counter()
-        write_graph(graph, path, self.opset, self.precision)
-        size = sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+        # The last case has the largest batch, the longest prompts, the most boxes.
+        write_graph(graph, path, self.opset, self.precision, samples=[prepared[-1].inputs])
+        size = sum(file.stat().st_size for file in _files(path))
         self._took(f"{graph.file}: {size / 1e6:.1f} MB written", started)
         started = time.perf_counter()
-        rows = checks.check_graph(graph, path, cases, self.precision, self.tolerance)
-        self._took(f"{graph.file}: compared with transformers", started)
+        with computed(path, self.precision) as file:
+            rows = checks.check_graph(graph, file, prepared, self.precision, self.tolerance)
+            self._took(f"{graph.file}: compared with transformers", started)
+            if more is not None:
+                rows.append(more(file))
+            if file != path:
+                # The file itself, as the server runs it on a CPU.
+                served = checks.check_graph(graph, path, prepared[:1], self.precision, self.tolerance)
+                rows += [row for row in served if not row.passed]
         return rows
 
-    def _generation(self, decoder: Graph, stage: Path, reference: florence2_checks.Reference) -> Row:
+    def _generation(self, decoder: Graph, file: Path, reference: florence2_checks.Reference) -> Row:
         started = time.perf_counter()
-        error, scale = florence2_checks.check_generation(decoder, stage / decoder.file, reference)
+        error, scale = florence2_checks.check_generation(decoder, file, reference)
         self._took(f"{decoder.file}: decoded step by step beside transformers", started)
         return checks.row(decoder, "logits (12 steps)", error, scale, self.precision, self.tolerance)
 
     def _finish(
         self, manifest: Exported, stage: Path, folder: Path, graphs: tuple[Graph, ...], rows: list[Row]
     ) -> None:
-        files = [
-            file
-            for graph in graphs
-            for file in sorted((stage / graph.file).parent.glob(Path(graph.file).name + "*"))
-        ]
+        files = [file for graph in graphs for file in _files(stage / graph.file)]
         self.rows += rows
         (folder / "manifest.json").unlink(missing_ok=True)
         dataclasses.replace(
@@ -175,3 +188,8 @@ class _Job:
 
     def _took(self, what: str, started: float) -> None:
         self.report(f"{what} in {time.perf_counter() - started:.1f} s")
+
+
+def _files(path: Path) -> list[Path]:
+    """An ONNX file and, where it has one, its external data."""
+    return [file for file in (path, external_data(path)) if file.exists()]

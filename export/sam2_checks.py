@@ -34,7 +34,7 @@ class Reference:
         self.maps = [model.get_image_embeddings(picture[None]) for picture in self.pixels]
 
     def encoder_cases(self) -> Iterator[Case]:
-        for batch in (1, 2, 3):
+        for batch in (1, 2):  # the exporter has seen 1
             stacked = [torch.cat(level).numpy() for level in zip(*self.maps[:batch], strict=True)]
             yield Case(
                 f"batch {batch}",

@@ -201,6 +201,14 @@ def packaged_repository() -> Path:
     return Path(__file__).parents[1] / "model_repository"
 
 
+def external_data(path: Path) -> Path:
+    """Where the weights of the ONNX file `path` lie when they are not in it: protobuf ends at 2 GB.
+
+    `export` names both files in the manifest; onnxruntime finds the second one by its place beside the first.
+    """
+    return path.with_name(path.name + ".data")
+
+
 def version_folder(repository: Path, model: str) -> Path:
     """The folder of the newest version of `model` in a model repository: the one Triton serves by default.
 

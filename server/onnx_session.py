@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnxruntime
 
+from florence2_sam2.server.manifest import external_data
+
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
@@ -25,11 +27,12 @@ class ProviderError(RuntimeError):
 
 
 def threads(path: Path) -> int:
-    """Threads of a model file's session: the environment's, else one for a small file and every core for others."""
+    """Threads of a model file's session: the environment's, else one for a small model and every core for others."""
     chosen = int(os.environ.get(THREADS_VARIABLE, 0))
     if chosen:
         return chosen
-    return 1 if path.stat().st_size < SMALL_BYTES else len(os.sched_getaffinity(0))
+    size = sum(file.stat().st_size for file in (path, external_data(path)) if file.exists())
+    return 1 if size < SMALL_BYTES else len(os.sched_getaffinity(0))
 
 
 def wanted_providers() -> list[str]:
