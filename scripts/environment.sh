@@ -1,5 +1,5 @@
-# Sourced by the other scripts. `prepare EXTRAS` makes (or reuses) a virtual environment with the project in it and sets
-# VENV to its folder. FLORENCE2_SAM2_VENV chooses another folder than .venv, PYTHON another interpreter.
+# Sourced by the other scripts. `prepare EXTRAS` makes (or reuses) a virtual environment with the project and at least
+# these extras in it, and sets VENV to its folder. FLORENCE2_SAM2_VENV chooses another folder than .venv, PYTHON another interpreter.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -48,17 +48,22 @@ system_packages() {
 }
 
 prepare() {
-  local extras=$1 python wanted stamp
+  local extras=$1 extra python state stamp installed="" missing=""
   python=$(find_python) || return 1
   system_packages "$python" || return 1
   VENV=$(realpath -m "${FLORENCE2_SAM2_VENV:-.venv}")
-  wanted=$(printf '%s ' "$extras" "$PWD"; cat pyproject.toml constraints.txt | sha256sum)
-  stamp="$VENV/florence2-sam2.installed"
-  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  state=$(printf '%s ' "$PWD"; cat pyproject.toml constraints.txt | sha256sum)
+  stamp="$VENV/florence2-sam2.installed" # what it was made from, and the extras
+  [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$state" ] && installed=$(sed -n 2p "$stamp")
+  for extra in ${extras//,/ }; do
+    [[ ",$installed," == *",$extra,"* ]] || missing=yes
+  done
+  if [ -n "$missing" ]; then
+    extras=${installed:+$installed,}$extras
     say "Setting up the environment in $VENV (once)"
     [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" || return 1
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
       --constraint constraints.txt --editable ".[$extras]" || return 1
-    echo "$wanted" >"$stamp"
+    printf '%s\n' "$state" "$extras" >"$stamp"
   fi
 }

@@ -1,6 +1,7 @@
 """A server on loopback that answers as the Hugging Face hub does, and can be told to misbehave.
 
     GET /api/models/{repository}/revision/{revision}?blobs=true    commit, and files with sizes and hashes
+    GET /api/models/{repository}/tree/{commit}                     the same list, as the hub library asks for it
     GET /{repository}/resolve/{revision}/{file}                    small files themselves, large ones as a redirect
     GET /cdn/{sha256}                                              large files, on another port, with Range
 
@@ -160,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(*hub.refuse)
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             return self._describe(*match.groups())
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/(.+)", path):
+            return self._tree(*match.groups())
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._resolve(*match.groups())
         if match := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
@@ -198,6 +201,18 @@ class _Handler(BaseHTTPRequestHandler):
             {"id": name, "sha": commit, "gated": repository.gated, "siblings": siblings}
         ).encode()
         return self._answer(200, body, {"Content-Type": "application/json"})
+
+    def _tree(self, name: str, revision: str) -> None:
+        found = self._find(name, revision)
+        if found is None:
+            return
+        rows = []
+        for file, content in sorted(found[0].commits[found[1]].items()):
+            row = self._row(file, content)
+            rows.append({"type": "file", "path": file, "oid": row["blobId"], "size": row["size"]})
+            if "lfs" in row:
+                rows[-1]["lfs"] = {**row["lfs"], "oid": row["lfs"]["sha256"]}
+        self._answer(200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
 
     def _row(self, file: str, content: bytes | Path) -> dict[str, Any]:
         size = _size(content)

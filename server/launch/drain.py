@@ -12,6 +12,8 @@ import time
 
 import tritonclient.grpc as grpc
 
+from florence2_sam2.server.launch.connection import connect
+
 # Each may call those after it, and the leaves.
 CALLERS = ("segment_http", "segment", "florence2", "sam2")
 POLL_SECONDS = 0.05
@@ -29,7 +31,7 @@ def drain(address: str, headers: dict[str, str], seconds: float) -> bool:
         Whether everything in flight was finished in time, as far as can be known.
     """
     end = time.monotonic() + seconds
-    client = grpc.InferenceServerClient(address)
+    client = connect(address)
     try:
         for model in CALLERS:
             if not _busy(client, headers, model):

@@ -23,6 +23,7 @@ from florence2_sam2.server.launch.command import (
     server_command,
     server_environment,
 )
+from florence2_sam2.server.launch.connection import connect
 from florence2_sam2.server.launch.drain import drain
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import failure_reason, loading_failure
@@ -153,7 +154,7 @@ class EmbeddedServer:
             StartError: a model cannot be loaded, the server has ended, or the time is over.
         """
         end = time.monotonic() + seconds
-        client = grpc.InferenceServerClient(self.grpc_address)
+        client = connect(self.grpc_address)
         try:
             while not self._says_ready(client):
                 self._check_running()

@@ -12,6 +12,7 @@ import tritonclient.grpc as grpc
 from numpy.typing import NDArray
 from PIL import Image
 
+from florence2_sam2.server.launch.connection import connect
 from florence2_sam2.server.launch.errors import StartError
 
 SECONDS = 120.0
@@ -27,7 +28,7 @@ def probe(address: str, models: Collection[str], seconds: float = SECONDS) -> No
     Raises:
         StartError: a request failed.
     """
-    client = grpc.InferenceServerClient(address)
+    client = connect(address)
     try:
         for model, inputs in _requests(models):
             try:
