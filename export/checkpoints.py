@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import Florence2ForConditionalGeneration, Sam2Model
 
+from florence2_sam2.export import sam2_original_file, weights
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.hub import download, names
 from florence2_sam2.hub.errors import HubError
@@ -39,13 +40,15 @@ class Checkpoint:
 
 
 def find_checkpoint(folder_or_id: str) -> Checkpoint:
-    """Resolve a folder, or NAME@REVISION on the hub (downloaded into the hub library's own cache).
+    """Resolve a folder, one of Meta's SAM2 files, or NAME@REVISION on the hub (downloaded into the hub's own cache).
 
     Raises:
         ExportError: neither exists, or it holds no weights.
     """
     folder = Path(folder_or_id).expanduser()
     name, revision = folder.resolve().name, None
+    if folder.is_file():  # one of Meta's own files: `load_sam2` reads it
+        return Checkpoint(folder, Source(name, hash_files([folder])))
     if not folder.is_dir():
         try:
             on_hub = names.parse(folder_or_id)
@@ -54,10 +57,11 @@ def find_checkpoint(folder_or_id: str) -> Checkpoint:
                 name = on_hub.repository
         except HubError as error:
             raise ExportError(str(error)) from None
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not weights or not (folder / "config.json").is_file():
+    weights.require_no_adapter(folder, name)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files or not (folder / "config.json").is_file():
         raise ExportError(f"{folder_or_id} is no checkpoint: it needs config.json and *.safetensors")
-    return Checkpoint(folder, Source(name, hash_files(weights), revision))
+    return Checkpoint(folder, Source(name, hash_files(files), revision))
 
 
 def hash_files(files: list[Path]) -> str:
@@ -71,26 +75,33 @@ def hash_files(files: list[Path]) -> str:
 
 
 def load_florence2(checkpoint: Checkpoint) -> Florence2ForConditionalGeneration:
+    """Raises ExportError when it is no Florence-2 of transformers' own classes, or its weights are not complete."""
     _require_type(checkpoint, "--florence2", ("florence2",))
+    config = checkpoint.read_json("config.json")
+    parts = {str((config.get(part) or {}).get("model_type")) for part in ("text_config", "vision_config")}
+    if parts & {"florence2_language", "davit"}:
+        raise ExportError(f"--florence2: {checkpoint.source.checkpoint}: {weights.MICROSOFT}")
+    # transformers takes a damaged one for none, and decodes with other settings.
+    checkpoint.read_json("generation_config.json")
     return _load(Florence2ForConditionalGeneration, checkpoint)
 
 
 def load_sam2(checkpoint: Checkpoint) -> Sam2Model:
+    """Raises ExportError when it is no SAM2 of transformers' own classes, or its weights are not complete."""
+    if checkpoint.folder.is_file():
+        return sam2_original_file.load(checkpoint.folder)
     # The released checkpoints are stored as video models; Sam2Model takes the picture's part of them.
     _require_type(checkpoint, "--sam2", ("sam2", "sam2_video"))
     return _load(Sam2Model, checkpoint)
 
 
 def _require_type(checkpoint: Checkpoint, flag: str, types: tuple[str, ...]) -> None:
+    if checkpoint.folder.is_file():
+        raise ExportError(f"{flag}: {checkpoint.source.checkpoint} is a file: give a folder or a hub id")
     found = checkpoint.read_json("config.json").get("model_type")
     if found not in types:
-        hint = (
-            "; Microsoft's own checkpoints need a conversion, take florence-community's"
-            if "--florence2" in flag
-            else ""
-        )
         raise ExportError(
-            f"{flag}: {checkpoint.source.checkpoint} is a {found!r} checkpoint, not {types[0]!r} of transformers{hint}"
+            f"{flag}: {checkpoint.source.checkpoint} is a {found!r} checkpoint, not {types[0]!r} of transformers"
         )
 
 
@@ -99,15 +110,21 @@ def _load(kind: Any, checkpoint: Checkpoint) -> Any:
 
     Attention is the plain form, whose operators every ONNX runtime has.
     """
-    model, report = kind.from_pretrained(
-        checkpoint.folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
-    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
-    if missing:
-        raise ExportError(
-            f"{checkpoint.source.checkpoint} lacks {len(missing)} weights of a {kind.__name__}, {missing[0]} among them"
+    name = checkpoint.source.checkpoint
+    weights.require_readable(checkpoint.folder, name, checkpoint.read_json("config.json"))
+    try:
+        model, report = kind.from_pretrained(
+            checkpoint.folder,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
         )
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"{name}: transformers does not load it as a {kind.__name__}: {reason}") from None
+    weights.require_complete(model, report, name, checkpoint.folder)
     others = {parameter.dtype for parameter in model.parameters()} - {torch.float32}
     if others:
-        raise ExportError(f"{checkpoint.source.checkpoint} was loaded as {others}, not float32")
+        raise ExportError(f"{name} was loaded as {others}, not float32")
     return model.eval()

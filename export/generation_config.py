@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from florence2_sam2.export.errors import ExportError
@@ -44,7 +45,7 @@ def read_generation(config: dict[str, Any]) -> Generation:
     """Map `GenerationConfig.to_dict()`.
 
     Raises:
-        ExportError: a setting is active that the server's decoding loop does not have.
+        ExportError: a setting is active that the server's decoding loop does not have, or makes no sense.
     """
     for name, inactive in _INACTIVE.items():
         value = config.get(name)
@@ -58,24 +59,38 @@ def read_generation(config: dict[str, Any]) -> Generation:
         raise ExportError(
             f'generation_config: early_stopping is {early_stopping!r}, not true, false or "never"'
         )
-    length_penalty = config.get("length_penalty")
     return Generation(
-        num_beams=config.get("num_beams") or 1,
+        num_beams=_whole(config, "num_beams", 1) or 1,
         max_new_tokens=_max_new_tokens(config),
-        min_new_tokens=config.get("min_new_tokens") or 0,
-        no_repeat_ngram_size=config.get("no_repeat_ngram_size") or 0,
+        min_new_tokens=_whole(config, "min_new_tokens", 0) or 0,
+        no_repeat_ngram_size=_whole(config, "no_repeat_ngram_size", 0) or 0,
         forced_bos=single_id(config, "forced_bos_token_id"),
         forced_eos=single_id(config, "forced_eos_token_id"),
         early_stopping=early_stopping,
-        length_penalty=1.0 if length_penalty is None else float(length_penalty),
+        length_penalty=_length_penalty(config),
     )
+
+
+def _whole(config: dict[str, Any], name: str, minimum: int) -> int | None:
+    """A whole number of the config, None when it is not set."""
+    value = config.get(name)
+    if value is not None and (type(value) is not int or value < minimum):
+        raise ExportError(f"generation_config: {name} is {value!r}, not a whole number of at least {minimum}")
+    return value
+
+
+def _length_penalty(config: dict[str, Any]) -> float:
+    value = config.get("length_penalty")
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise ExportError(f"generation_config: length_penalty is {value!r}, not a number")
+    return 1.0 if value is None else float(value)
 
 
 def single_id(config: dict[str, Any], name: str) -> int | None:
     """A token id of the config; a list of one counts as that one.
 
     Raises:
-        ExportError: it is a list of several.
+        ExportError: it is a list of several, or no id.
     """
     value = config.get(name)
     if isinstance(value, (list, tuple)):
@@ -84,12 +99,15 @@ def single_id(config: dict[str, Any], name: str) -> int | None:
                 f"generation_config: {name} names {len(value)} tokens, the decoding loop knows one"
             )
         value = value[0] if value else None
-    return None if value is None else int(value)
+    if value is not None and (type(value) is not int or value < 0):
+        raise ExportError(f"generation_config: {name} is {value!r}, not a token's id")
+    return value
 
 
 def _max_new_tokens(config: dict[str, Any]) -> int | None:
-    if config.get("max_new_tokens") is not None:
-        return int(config["max_new_tokens"])
-    length = config.get("max_length")
+    new = _whole(config, "max_new_tokens", 1)
+    if new is not None:
+        return new
+    length = _whole(config, "max_length", 2)
     # `max_length` counts the start token too.
-    return None if length in (None, _DEFAULT_MAX_LENGTH) else int(length) - 1
+    return None if length in (None, _DEFAULT_MAX_LENGTH) else length - 1
