@@ -218,16 +218,13 @@ class _Handler(BaseHTTPRequestHandler):
         size = _size(content)
         if not self.server_state.hashes:
             return {"rfilename": file}
-        row: dict[str, Any] = {"rfilename": file, "size": size, "blobId": git_sha1(_bytes(content))}
-        if _is_large(file, size):
-            # git holds a small text that points to the file
-            digest = HubServer.digest(content)
-            pointer = (
-                f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n".encode()
-            )
-            row["blobId"] = git_sha1(pointer)
-            row["lfs"] = {"sha256": digest, "size": size, "pointerSize": len(pointer)}
-        return row
+        if not _is_large(file, size):
+            return {"rfilename": file, "size": size, "blobId": git_sha1(_bytes(content))}
+        # git holds a small text that points to the file
+        digest = HubServer.digest(content)
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n".encode()
+        lfs = {"sha256": digest, "size": size, "pointerSize": len(pointer)}
+        return {"rfilename": file, "size": size, "blobId": git_sha1(pointer), "lfs": lfs}
 
     def _resolve(self, name: str, revision: str, file: str) -> None:
         found = self._find(name, revision)

@@ -30,8 +30,12 @@ print(len(imported))
         (["florence2_sam2.server", "florence2_sam2.postprocess", "florence2_sam2.cli.serve"], HEAVY),
         (["florence2_sam2.client", "florence2_sam2.cli.main", "florence2_sam2.cli.segment"], HEAVY + SERVERS),
         (["florence2_sam2.cli.export"], HEAVY + SERVERS),
+        (
+            ["florence2_sam2.hub", "florence2_sam2.cache", "florence2_sam2.cli.cache"],
+            (*HEAVY, "huggingface_hub"),
+        ),
     ],
-    ids=["server", "client", "help of export"],
+    ids=["server", "client", "help of export", "exports kept"],
 )
 def test_imports(packages: list[str], blocked: tuple[str, ...]) -> None:
     code = IMPORT_ALL.format(packages=packages, blocked=blocked)

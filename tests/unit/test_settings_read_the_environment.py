@@ -22,6 +22,7 @@ def test_values_of_every_kind_are_read() -> None:
             PREFIX + "URL_ALLOW": "Store.internal:9000, [::1]:80",
             PREFIX + "URL_PORTS": "80,8443",
             PREFIX + "STORE_URL": "s3://bucket/Prefix",
+            PREFIX + "FLORENCE2": "florence-community/Florence-2-base-ft@main",
         }
     )
     assert settings.max_pixels == 1000
@@ -31,6 +32,7 @@ def test_values_of_every_kind_are_read() -> None:
     assert settings.url_allow == ("store.internal:9000", "[::1]:80")
     assert settings.url_ports == (80, 8443)
     assert settings.store_url == "s3://bucket/Prefix"
+    assert settings.florence2 == "florence-community/Florence-2-base-ft@main"
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,7 @@ def test_values_of_every_kind_are_read() -> None:
         ("URL_PORTS", "80,http"),
         ("URL_PORTS", "70000"),
         ("URL_PORTS", ","),
+        ("PRECISION", "int8"),
     ],
 )
 def test_a_malformed_value_is_one_line_that_names_the_variable(name: str, value: str) -> None:
