@@ -111,7 +111,7 @@ class Serving:
 
     def refusal(self) -> str:
         """The one line that it ends with."""
-        assert self.process.wait(60) == 1, self.text()
+        assert self.process.wait(200) == 1, self.text()
         errors = [line for line in self.text().splitlines() if line.startswith("florence2-sam2: error: ")]
         assert len(errors) == 1, self.text()
         assert "Traceback" not in self.text()
