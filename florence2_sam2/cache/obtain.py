@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import random
 import time
@@ -38,10 +39,11 @@ class _Located:
     """What an argument may mean, the best first.
 
     `name` is set for a branch or tag of the hub; `unresolved` is why the hub did not say where that is now: then
-    `choices` are the commits at which it was seen before.
+    `choices` are the commits at which it was seen before, and else `earlier` are.
     """
 
     choices: list[Checkpoint]
+    earlier: list[Checkpoint] = dataclasses.field(default_factory=list)
     name: HubName | None = None
     unresolved: HubError | None = None
 
@@ -59,9 +61,20 @@ def obtain(
         HubError, ExportFailed, CacheError: one line that says what is wrong and what to do.
     """
     asker = Hub.from_environment()
-    first, second = (_locate(text, cache, asker) for text in (florence2, sam2))
-    recipes = [Recipe(*pair, precision) for pair in itertools.product(first.choices, second.choices)]
-    chosen = next((recipe for recipe in recipes if cache.entry(recipe.key()).is_whole), None)
+    first = _locate(florence2, cache, asker)
+    if isinstance(first.unresolved, Unavailable):
+        # It may take long to be silent, and need not be so twice.
+        asker = dataclasses.replace(asker, offline=str(first.unresolved))
+    second = _locate(sam2, cache, asker)
+    chosen = _exported(first.choices, second.choices, precision, cache)
+    missing = exporting.missing_packages()
+    if chosen is None and missing:
+        # A server without the extra must not stop starting because a branch has moved.
+        chosen = _exported(first.choices + first.earlier, second.choices + second.earlier, precision, cache)
+        if chosen is not None:
+            say(
+                f"without {', '.join(missing)} what is new cannot be exported: serving {chosen}, exported before"
+            )
     chosen = chosen or Recipe(_to_export(first), _to_export(second), precision)
     halves = ((first, chosen.florence2), (second, chosen.sam2))
     for half, checkpoint in halves:
@@ -69,7 +82,7 @@ def obtain(
             say(f"{half.unresolved}: serving {checkpoint}, where {half.name} was last seen")
     obtained = _take(chosen, cache, say, check_hashes)
     for half, checkpoint in halves:
-        if half.name is not None and half.unresolved is None:
+        if half.name is not None and half.unresolved is None and checkpoint == half.choices[0]:
             cache.remember(half.name, checkpoint.revision)
             with contextlib.suppress(OSError):  # only for other users of the hub library's cache
                 Store.of(half.name).remember(half.name.revision, checkpoint.revision)
@@ -83,16 +96,25 @@ def _locate(text: str, cache: Cache, asker: Hub) -> _Located:
         return _Located([Checkpoint(found.resolve().name, revision, str(found))])
     if found.is_pinned:
         return _Located([_at(found, found.revision)])
+    seen = cache.commits(found)
     try:
-        return _Located([_at(found, asker.resolve(found))], found)
+        current = asker.resolve(found)
     except HubError as error:
-        seen = cache.commits(found)
         other = Store.of(found).commit_of(found.revision)
         if other is not None and other not in seen:
             seen.append(other)
         if not seen:
             raise type(error)(f"{error}{_nothing_here(found, error)}") from None
-        return _Located([_at(found, commit) for commit in seen], found, error)
+        return _Located([_at(found, commit) for commit in seen], [], found, error)
+    return _Located([_at(found, current)], [_at(found, commit) for commit in seen], found)
+
+
+def _exported(
+    florence2: list[Checkpoint], sam2: list[Checkpoint], precision: str, cache: Cache
+) -> Recipe | None:
+    """The first pair that is in the cache."""
+    recipes = (Recipe(*pair, precision) for pair in itertools.product(florence2, sam2))
+    return next((recipe for recipe in recipes if cache.entry(recipe.key()).is_whole), None)
 
 
 def _at(name: HubName, commit: str) -> Checkpoint:

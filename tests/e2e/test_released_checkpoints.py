@@ -67,7 +67,9 @@ class User:
         folder = self.folder / "blocked"
         folder.mkdir(exist_ok=True)
         (folder / "sitecustomize.py").write_text(BLOCK)
-        return {"PYTHONPATH": str(folder)}
+        return {
+            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        }
 
     def entries(self) -> list[Path]:
         return [path.parent for path in (self.folder / "cache").glob("*/repository")]

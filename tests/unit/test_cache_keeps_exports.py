@@ -351,6 +351,19 @@ def test_without_the_export_extra(machine: Machine, monkeypatch: pytest.MonkeyPa
     monkeypatch.undo()
 
 
+def test_a_server_without_the_extra_goes_on_with_what_it_has(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = machine.obtain()
+    machine.hub.add(SAM2, {"config.json": b"{}", "model.safetensors": b"second"})
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for _ in range(2):
+        obtained, said = machine.obtain()
+        assert obtained.entry == first.entry
+        assert said[0].startswith(f"without torch what is new cannot be exported: serving {FLORENCE2}@")
+    monkeypatch.undo()
+
+
 def test_a_cache_that_cannot_be_written(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     machine.cache = Cache(tmp_path / "file" / "cache")
