@@ -73,7 +73,7 @@ def require_complete(model: Any, report: Mapping[str, Any], name: str, folder: P
         )
     if missing:
         hint = f"; {MICROSOFT}" if any(key.startswith(_MICROSOFT_PART) for key in unused) else ""
-        raise ExportError(f"{name} lacks {len(missing)} weights of a {kind}, {missing[0]} among them{hint}")
+        raise ExportError(f"{name} lacks {_weights(missing)} of a {kind}, {missing[0]} among them{hint}")
     for key, stored, wanted in sorted(report["mismatched_keys"], key=str):
         raise ExportError(f"{name}: {key} is {list(stored)} in the file, {list(wanted)} by config.json")
     for key in unused:
@@ -81,11 +81,15 @@ def require_complete(model: Any, report: Mapping[str, Any], name: str, folder: P
             raise ExportError(f"{name} has a final_logits_bias that is not zero, which a {kind} does not add")
     if unused:
         print(
-            f"{name}: {len(unused)} weights of the file are not a {kind}'s and not used, {unused[0]} among them"
+            f"{name}: {_weights(unused)} of the file are not a {kind}'s and not used, {unused[0]} among them"
         )
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ExportError(f"{name}: {key} holds values that are not finite numbers")
+
+
+def _weights(keys: list[str]) -> str:
+    return f"{len(keys)} weight{'s' * (len(keys) > 1)}"
 
 
 def _require_shards(index: Path, name: str) -> None:

@@ -91,3 +91,26 @@ def test_odd_but_harmless_settings_are_read_as_they_are(harmless: dict[str, Any]
 def test_settings_the_server_lacks_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ExportError, match=name):
         read_generation(RELEASED | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_beams", 0),
+        ("num_beams", "three"),
+        ("num_beams", 2.5),
+        ("num_beams", True),
+        ("max_new_tokens", 0),
+        ("max_new_tokens", "many"),
+        ("max_length", 1),
+        ("min_new_tokens", -1),
+        ("no_repeat_ngram_size", -3),
+        ("length_penalty", "long"),
+        ("length_penalty", float("nan")),
+        ("forced_bos_token_id", -1),
+        ("forced_eos_token_id", "</s>"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ExportError, match=f"{name} is "):
+        read_generation(RELEASED | {name: value})
