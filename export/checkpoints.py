@@ -48,7 +48,7 @@ def find_checkpoint(folder_or_id: str) -> Checkpoint:
     folder = Path(folder_or_id).expanduser()
     name, revision = folder.resolve().name, None
     if folder.is_file():  # one of Meta's own files: `load_sam2` reads it
-        return Checkpoint(folder, Source(name, hash_files([folder])))
+        return Checkpoint(folder, Source(folder.name, hash_files([folder])))
     if not folder.is_dir():
         try:
             on_hub = names.parse(folder_or_id)

@@ -65,7 +65,7 @@ def recognise(shapes: Shapes) -> Size:
         for start, what in _OTHER_FILES:
             if any(name.startswith(start) for name in shapes):
                 raise ExportError(what)
-        first = f"; its first name is {_short(next(iter(shapes)))}" if shapes else ""
+        first = f"; its first name is {short(next(iter(shapes)))}" if shapes else ""
         raise ExportError(f"this is no SAM2: {_PATCHES} is not in it{first}")
     channels = shapes[_PATCHES][0]
     numbers = (re.match(r"image_encoder\.trunk\.blocks\.(\d{1,4})\.", name) for name in shapes)
@@ -175,10 +175,10 @@ def require_complete(shapes: Shapes, wanted: Shapes, model: str) -> None:
 
 
 def _several(names: list[str]) -> str:
-    return _short(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return short(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A name of a stranger's file, fit for one line."""
     printable = name.encode("unicode_escape").decode()
     return printable if len(printable) <= 100 else printable[:97] + "..."

@@ -63,7 +63,8 @@ def _content(file: Path) -> Any:
         start = stream.read(9)
     asked = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", message)
     if asked:
-        raise ExportError(f"it asks to run {asked[1]}, and is not run; a state dict of tensors alone is read")
+        what = sam2_original.short(asked[1])
+        raise ExportError(f"it asks to run {what}, and is not run; a state dict of tensors alone is read")
     if start.startswith(b"PK") and not zipfile.is_zipfile(file):
         raise ExportError("it is cut off or damaged: a zip archive without its end")
     if start[8:] == b"{":
@@ -79,7 +80,8 @@ def _state(content: Any) -> dict[str, torch.Tensor]:
         raise ExportError("it holds no state dict, neither as it is nor under 'model'")
     others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
-        raise ExportError(f"its {others[0]!r} is {type(state[others[0]]).__name__}, not a tensor")
+        name, kind = sam2_original.short(others[0]), type(state[others[0]]).__name__
+        raise ExportError(f"its {name} is {kind}, not a tensor")
     if state and all(name.startswith("module.") for name in state):
         return {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -98,11 +100,18 @@ def _model(state: dict[str, torch.Tensor]) -> Sam2Model:
     }
     sam2_original.require_complete(shapes, wanted, f"{sam2_original.version(state)} {size.name}")
     for name in wanted:
-        if not state[name].is_floating_point():
-            raise ExportError(f"its {name} holds {state[name].dtype}, not floating point numbers")
+        _require_numbers(name, state[name])
     tensors = {}
     for name, parts in sources.items():
         values = [state[part].to(torch.float32) for part in parts]
         tensors[name] = (torch.cat(values) if len(values) > 1 else values[0]).contiguous()
     model.load_state_dict(tensors, assign=True)
     return model.eval()
+
+
+def _require_numbers(name: str, value: torch.Tensor) -> None:
+    if not value.is_floating_point() or value.layout != torch.strided or value.device.type != "cpu":
+        kind = f"{value.dtype}, {value.layout}, on {value.device.type}"
+        raise ExportError(f"its {name} holds no plain floating point numbers ({kind})")
+    if not torch.isfinite(value).all():
+        raise ExportError(f"its {name} holds values that are not finite")

@@ -171,7 +171,7 @@ TENSORS = {"model": {"a": torch.ones(100, 100), "b": torch.ones(3)}}
         (saved({"model": [1]}), "no state dict"),
         (saved({1: torch.ones(1)}), "no state dict"),
         (saved({}), "no SAM2"),
-        (saved({"epoch": 3, "lr": 0.1}), "its 'epoch' is int, not a tensor"),
+        (saved({"epoch": 3, "lr": 0.1}), "its epoch is int, not a tensor"),
         (saved(TENSORS), r"no SAM2.*its first name is a$"),
     ],
 )
@@ -197,12 +197,24 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path, content: bytes,
         ),
         ({"lora.down": torch.ones(2, 2)}, r"SAM2 toy has no place for lora\.down$"),
         ({"no_mem_embed": torch.ones(256)}, r"its no_mem_embed must be of shape \[1, 1, 256\], not \[256\]"),
-        ({"no_mem_embed": torch.ones(1, 1, 256, dtype=torch.int8)}, r"no_mem_embed holds torch\.int8"),
+        (
+            {"no_mem_embed": torch.ones(1, 1, 256, dtype=torch.int8)},
+            r"no_mem_embed holds no plain.*torch\.int8",
+        ),
+        (
+            {"no_mem_embed": torch.ones(1, 1, 256).to_sparse()},
+            r"no_mem_embed holds no plain.*torch\.sparse_coo",
+        ),
+        ({"no_mem_embed": torch.ones(1, 1, 256, device="meta")}, r"no_mem_embed holds no plain.*on meta"),
+        (
+            {"no_mem_embed": torch.full((1, 1, 256), torch.nan)},
+            r"no_mem_embed holds values that are not finite",
+        ),
         (
             {"obj_ptr_tpos_proj.bias": torch.ones(2), "no_mem_embed": None},
             r"as SAM2\.1 toy it lacks no_mem_embed",
         ),
-        ({"no_mem_embed": 1.0}, "its 'no_mem_embed' is float, not a tensor"),
+        ({"no_mem_embed": 1.0}, "its no_mem_embed is float, not a tensor"),
     ],
 )
 def test_files_that_are_not_whole_are_refused_by_name(

@@ -38,6 +38,8 @@ import seeded_sam2 as seeded  # noqa: E402 (found by the line above)
 
 COMMIT = "2b90b9f5ceec907a1c18123530e92e794ad901a4"
 CONFIGS = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
+PHOTOGRAPH = (600, 800)  # height, width
+PHOTOGRAPH_SCALE = 0.5  # of the boxes, which are made for a picture of 1024
 
 
 class AsItIs(SAM2Transforms):
@@ -165,7 +167,7 @@ def run(version: str, size: str, folder: Path) -> dict[str, np.ndarray]:
                 :, 7::32, 7::32
             ],
             "photograph_full": full[..., 7::24, 7::24],
-            "photograph_masks": np.packbits(full > 0),
+            "photograph_masks": np.packbits(full[..., ::4, ::4] > 0),
             "photograph_single": low[..., 7::32, 7::32],
             "photograph_scores": scores,
         }
@@ -173,10 +175,6 @@ def run(version: str, size: str, folder: Path) -> dict[str, np.ndarray]:
         name: value.astype(np.float32) if value.dtype == np.float64 else value
         for name, value in values.items()
     }
-
-
-PHOTOGRAPH = (600, 800)  # height, width
-PHOTOGRAPH_SCALE = 0.5
 
 
 def main() -> None:
