@@ -12,6 +12,7 @@ from florence2_sam2.export.checkpoints import Checkpoint
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.generation_config import read_generation, single_id
 from florence2_sam2.export.graphs import Precision
+from florence2_sam2.export.image_config import STEPS, require_bytes_to_unit, triple
 from florence2_sam2.server.manifest import Decoder, Florence2, ImageSpec, Tokens
 
 TOKENIZER = "tokenizer.json"
@@ -64,15 +65,13 @@ def read_image(processor: Florence2Processor) -> ImageSpec:
     """The image processor's settings, for the one order of steps that the server does: resize, scale, normalise."""
     config = processor.image_processor.to_dict()
     size = config.get("size") or {}
-    wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True}
-    odd = [name for name, value in wanted.items() if config.get(name, value) is not value]
+    odd = [name for name in STEPS if config.get(name, True) is not True]
     if odd or config.get("do_center_crop") or "height" not in size or "width" not in size:
         raise ExportError(
             "the image processor does not just resize to a fixed height and width, rescale and normalise "
             f"({', '.join(odd) or 'do_center_crop or size'}): the server does only that"
         )
-    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-9:
-        raise ExportError(f"the image processor's rescale_factor is {config['rescale_factor']}, not 1/255")
+    require_bytes_to_unit(config)
     resample = int(config.get("resample", _BICUBIC))
     if resample not in (_BICUBIC, _BILINEAR):
         raise ExportError(
@@ -81,8 +80,8 @@ def read_image(processor: Florence2Processor) -> ImageSpec:
     return ImageSpec(
         int(size["height"]),
         int(size["width"]),
-        _triple(config, "image_mean"),
-        _triple(config, "image_std"),
+        triple(config, "image_mean"),
+        triple(config, "image_std"),
         "bicubic" if resample == _BICUBIC else "bilinear",
     )
 
@@ -221,14 +220,3 @@ def write_tokenizer(processor: Florence2Processor, folder: Path) -> None:
     backend.no_truncation()
     backend.no_padding()
     backend.save(str(folder / TOKENIZER))
-
-
-def _triple(config: dict[str, Any], name: str) -> tuple[float, float, float]:
-    """Three finite numbers; deviations are not zero."""
-    values = config.get(name)
-    numbers = list(values) if isinstance(values, (list, tuple)) else []
-    if len(numbers) != 3 or not all(type(v) in (int, float) and math.isfinite(v) for v in numbers):
-        raise ExportError(f"the image processor's {name} is {values!r}, not three numbers")
-    if name == "image_std" and not all(numbers):
-        raise ExportError(f"the image processor's {name} is {values!r}: nothing can be divided by zero")
-    return float(numbers[0]), float(numbers[1]), float(numbers[2])

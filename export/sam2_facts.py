@@ -9,11 +9,13 @@ from transformers import Sam2Model
 from florence2_sam2.export.checkpoints import Checkpoint
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.graphs import Precision
+from florence2_sam2.export.image_config import STEPS, require_bytes_to_unit, triple
 from florence2_sam2.server.manifest import ImageSpec, Sam2
 
 # ImageNet's, which all released SAM2 checkpoints use.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+_BILINEAR = 2  # PIL.Image.Resampling.BILINEAR
 
 
 def read_image(checkpoint: Checkpoint, model: Sam2Model) -> ImageSpec:
@@ -31,8 +33,16 @@ def read_image(checkpoint: Checkpoint, model: Sam2Model) -> ImageSpec:
         raise ExportError(
             f"SAM2's processor resizes to {stated[0]}×{stated[1]}, its model takes {size}×{size}"
         )
-    mean, std = config.get("image_mean", _MEAN), config.get("image_std", _STD)
-    return ImageSpec(size, size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]), "bilinear")
+    left_out = [name for name in STEPS if config.get(name) is False]
+    if left_out or config.get("resample", _BILINEAR) not in (_BILINEAR, None):
+        raise ExportError(
+            "SAM2's processor does not just resize (bilinear), rescale and normalise "
+            f"({', '.join(left_out) or 'resample'}): the server does only that"
+        )
+    require_bytes_to_unit(config)
+    return ImageSpec(
+        size, size, triple(config, "image_mean", _MEAN), triple(config, "image_std", _STD), "bilinear"
+    )
 
 
 def read_manifest(

@@ -14,7 +14,7 @@ import torch
 from odd_checkpoints import SHARED, WEIGHTS, Weights, copy, edit, edit_weights, facts, set_fields
 from safetensors.torch import load_file, save_file
 
-from florence2_sam2.export import checkpoints
+from florence2_sam2.export import checkpoints, sam2_facts
 from florence2_sam2.export.errors import ExportError
 
 pytestmark = pytest.mark.parity
@@ -248,6 +248,27 @@ def test_sam2_is_looked_at_as_well(
     change(folder)
     with pytest.raises(ExportError, match=reason):
         checkpoints.load_sam2(checkpoints.find_checkpoint(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"size": {"height": 512, "width": 256}}, "resizes to 512×256"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"resample": 3}, "resample"),
+        ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
+        ({"image_mean": [0.5]}, "image_mean is"),
+        ({"image_std": [1, 0, 1]}, "divided by zero"),
+    ],
+)
+def test_odd_pictures_of_sam2_are_refused(
+    small_checkpoints: Path, tmp_path: Path, settings: dict[str, Any], reason: str
+) -> None:
+    folder = copy(small_checkpoints / "sam2", tmp_path / "odd")
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    checkpoint = checkpoints.find_checkpoint(str(folder))
+    with pytest.raises(ExportError, match=reason):
+        sam2_facts.read_image(checkpoint, checkpoints.load_sam2(checkpoint))
 
 
 def test_the_unchanged_copy_is_not_refused(small_checkpoints: Path, tmp_path: Path) -> None:
