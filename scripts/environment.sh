@@ -56,10 +56,11 @@ prepare() {
   stamp="$VENV/florence2-sam2.installed" # what it was made from, and the extras
   [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$state" ] && installed=$(sed -n 2p "$stamp")
   for extra in ${extras//,/ }; do
-    [[ ",$installed," == *",$extra,"* ]] || missing=yes
+    [[ ",$installed," == *",$extra,"* ]] || missing+=",$extra"
   done
   if [ -n "$missing" ]; then
-    extras=${installed:+$installed,}$extras
+    extras=$installed$missing
+    extras=${extras#,}
     say "Setting up the environment in $VENV (once)"
     [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV" || return 1
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
