@@ -59,7 +59,7 @@ def assert_same_tokens(folder: Path, graphs: Path, spec: manifest.Florence2) -> 
                 inputs = processor(text=text, images=Image.fromarray(scene.image), return_tensors="pt")
                 with torch.no_grad():
                     seen = model.get_image_features(inputs["pixel_values"]).pooler_output[0].numpy()
-                    own = {} if model.generation_config.max_new_tokens else {"max_new_tokens": LIMIT}
+                    own = {"max_new_tokens": LIMIT} if spec.generation.max_new_tokens is None else {}
                     theirs = model.generate(**inputs, **own)[0, 1:].tolist()
                 task = CAPTION if text == CAPTION else GROUNDING
                 ours = served.submit(seen, task, text.removeprefix(task), scene.image.shape[1::-1]).result()
@@ -146,6 +146,13 @@ def test_weights_in_several_files_or_in_a_pickle(odd: Path, small_checkpoints: P
         assert len(checkpoint.source.sha256) == 64
         loaded = checkpoints.load_florence2(checkpoint).state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in whole.state_dict().items())
+
+
+def test_a_head_that_is_stored_is_not_tied(odd: Path) -> None:
+    """The config says tied, the file has both and they differ: transformers takes the file's word."""
+    edit_weights(odd, lambda weights: weights | {"lm_head.weight": weights[SHARED] * 2})
+    model = checkpoints.load_florence2(checkpoints.find_checkpoint(str(odd)))
+    assert torch.equal(model.lm_head.weight, 2 * model.model.language_model.shared.weight)
 
 
 def test_weights_without_a_place_are_named(odd: Path, capsys: pytest.CaptureFixture[str]) -> None:
