@@ -1,45 +1,54 @@
 """The export as a process of its own: `python -m florence2_sam2.export.worker PLAN`, started by the cache.
 
 PLAN is JSON with what `export` takes. Standard output has one JSON object a line: `{"say": …}` on the way,
-`{"error": …}` last when it fails.
+`{"error": …}` last when it fails. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.hub.download import pinned
 from florence2_sam2.hub.errors import HubError
 from florence2_sam2.hub.names import HubName, parse
-from florence2_sam2.hub.progress import megabytes
+from florence2_sam2.hub.progress import Say, megabytes
 from florence2_sam2.hub.store import Store
 
-# An fp32 export of Florence-2-base and SAM2.1-tiny has 1.2 times the bytes of their weights: some are in two graphs.
-ROOM = {"fp32": 1.4, "fp16": 0.8}
+# An export has at least this many times the bytes of the weights: some of them are in two graphs. The measure is
+# Florence-2-base with SAM2.1-tiny, stored in fp32; a checkpoint stored in fp16 needs twice as much.
+ROOM = {"fp32": 1.1, "fp16": 0.5}
 WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], channel: TextIO) -> int:
+    """Export; returns the exit code. `channel` gets the JSON lines."""
     plan = json.loads(argv[0])
+
+    def report(text: str) -> None:
+        if "\n" not in text:  # the table of the comparison is for `export`'s own user
+            _tell(channel, say=text)
+
     try:
         # Both first: a second name that the hub does not know must not cost the first one's export.
-        florence2, sam2 = (pinned(plan[half], _report) for half in ("florence2", "sam2"))
+        florence2, sam2 = (pinned(plan[half], report) for half in ("florence2", "sam2"))
         _require_room(Path(plan["output"]), (florence2, sam2), plan["precision"])
-        _export(plan, florence2, sam2)
+        _export(plan, florence2, sam2, report)
     except (ExportError, HubError) as error:
-        _tell(error=str(error))
+        _tell(channel, error=str(error))
         return 1
     except OSError as error:
-        _tell(error=f"writing {plan['output']} failed: {error}")
+        _tell(channel, error=f"writing {plan['output']} failed: {error}")
         return 1
     return 0
 
 
-def _export(plan: dict[str, str], florence2: str, sam2: str) -> None:
+def _export(plan: dict[str, str], florence2: str, sam2: str, report: Say) -> None:
     # Only now: torch takes seconds to import, and a download may have failed before.
     from transformers.utils.logging import disable_progress_bar
 
@@ -51,9 +60,9 @@ def _export(plan: dict[str, str], florence2: str, sam2: str) -> None:
         florence2_checkpoint=florence2,
         sam2_checkpoint=sam2,
         precision="fp16" if plan["precision"] == "fp16" else "fp32",
-        report=_report,
+        report=report,
     )
-    _tell(say=f"{len(rows)} outputs compared with transformers, all within their tolerance")
+    report(f"{len(rows)} outputs compared with transformers, all within their tolerance")
 
 
 def _require_room(output: Path, checkpoints: tuple[str, ...], precision: str) -> None:
@@ -62,7 +71,7 @@ def _require_room(output: Path, checkpoints: tuple[str, ...], precision: str) ->
     free = shutil.disk_usage(output.parent).free
     if needed > free:
         raise ExportError(
-            f"the export needs about {megabytes(needed)} in {output.parent}, {megabytes(free)} are free: free some, or"
+            f"the export needs at least {megabytes(needed)} in {output.parent}, {megabytes(free)} are free: free some, or"
             " choose another folder with --cache"
         )
 
@@ -74,14 +83,11 @@ def _weights_bytes(checkpoint: str) -> int:
     return sum(path.stat().st_size for path in files if path.suffix in WEIGHTS)
 
 
-def _report(text: str) -> None:
-    if "\n" not in text:  # the table of the comparison is for `export`'s own user
-        _tell(say=text)
-
-
-def _tell(**message: str) -> None:
-    print(json.dumps(message), flush=True)
+def _tell(channel: TextIO, **message: str) -> None:
+    print(json.dumps(message), file=channel, flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    own = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.exit(main(sys.argv[1:], own))

@@ -27,7 +27,8 @@ def fetch(name: HubName, say: Say, hub: Hub | None = None, store: Store | None =
 
     A file is downloaded beside its place, goes on where an earlier download was broken off, and gets its name only
     when its hash is the one the hub lists. Files of earlier downloads, the hub library's included, are verified
-    too. When the hub does not answer, a snapshot that is whole will do.
+    too. When the hub does not answer, a snapshot that is there will do. While it does, its list of files is looked
+    at even for a commit that is there: other tools fetch parts of a repository, say the weights without the tokenizer.
 
     Raises:
         HubError: the hub has no such checkpoint, or it is damaged, or there is no room. One line.
@@ -35,8 +36,6 @@ def fetch(name: HubName, say: Say, hub: Hub | None = None, store: Store | None =
     """
     hub = hub or Hub.from_environment()
     store = store or Store.of(name)
-    if name.is_pinned and _is_whole(name, store):
-        return store.snapshot(name.revision), name.revision
     try:
         description = hub.describe(name)
     except Unavailable as reason:
@@ -67,16 +66,6 @@ def pinned(checkpoint: str, say: Say) -> str:
         return checkpoint
     _, commit = fetch(name, say)
     return f"{name.repository}@{commit}"
-
-
-def _is_whole(name: HubName, store: Store) -> bool:
-    """Whether a commit's files have all been downloaded, and are what their blobs' names say."""
-    try:
-        files = store.files_of(name.revision)
-    except HubError:
-        return False
-    folder = store.snapshot(name.revision)
-    return all(len(file.digest) in (40, 64) and file.is_content_of(folder / file.name) for file in files)
 
 
 def _downloaded_before(name: HubName, store: Store, reason: Unavailable, say: Say) -> tuple[Path, str]:
