@@ -71,8 +71,8 @@ def _require_room(output: Path, checkpoints: tuple[str, ...], precision: str) ->
     free = shutil.disk_usage(output.parent).free
     if needed > free:
         raise ExportError(
-            f"the export needs at least {megabytes(needed)} in {output.parent}, {megabytes(free)} are free: free some, or"
-            " choose another folder with --cache"
+            f"the export needs at least {megabytes(needed)} in {output.parent}, {megabytes(free)} are free: free some,"
+            " or choose another folder with --cache"
         )
 
 
