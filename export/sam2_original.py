@@ -78,7 +78,7 @@ def recognise(shapes: Shapes) -> Size:
 
 
 def version(names: Iterable[str]) -> str:
-    """ "SAM2.1" if it has what only that has, else "SAM2"."""
+    """SAM2.1 for a file that has what only that has, else SAM2."""
     return "SAM2.1" if any(name.startswith(_SINCE_2_1) for name in names) else "SAM2"
 
 
