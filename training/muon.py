@@ -37,18 +37,18 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[tuple[nn.Parameter, torch.Tensor]]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    by_shape[p.shape].append(p)
-            for shape, parameters in by_shape.items():
+                    by_shape[p.shape].append((p, p.grad))
+            for shape, pairs in by_shape.items():
                 ahead = []
-                for p in parameters:
+                for p, gradient in pairs:
                     moment = self.state[p].setdefault("moment", torch.zeros_like(p))
-                    moment.lerp_(p.grad, 1 - _MOMENTUM)
-                    ahead.append(p.grad.lerp(moment, _MOMENTUM))  # Nesterov's
+                    moment.lerp_(gradient, 1 - _MOMENTUM)
+                    ahead.append(gradient.lerp(moment, _MOMENTUM))  # Nesterov's
                 length = group["lr"] * 0.2 * max(shape) ** 0.5
-                for p, direction in zip(parameters, orthogonal(torch.stack(ahead)), strict=True):
+                for (p, _), direction in zip(pairs, orthogonal(torch.stack(ahead)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.sub_(direction, alpha=length)
 
@@ -109,8 +109,5 @@ class Optimisers:
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The weights of a model's linear layers, without those that an embedding shares."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return [
-        m.weight
-        for m in model.modules()
-        if isinstance(m, nn.Linear) and id(m.weight) not in embeddings and min(m.weight.shape) > 1
-    ]
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) > 1]
+    return [w for w in weights if isinstance(w, nn.Parameter) and id(w) not in embeddings]

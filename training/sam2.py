@@ -31,11 +31,11 @@ def make_config(side: int) -> Sam2Config:
         hidden_size=WIDTHS[0],
         num_attention_heads=1,
         image_size=[side, side],
-        blocks_per_stage=[1, 1, 2, 1],
+        blocks_per_stage=[1, 1, 4, 1],
         embed_dim_per_stage=list(WIDTHS),
         num_attention_heads_per_stage=[1, 2, 4, 8],
         window_size_per_stage=[8, 4, 8, 4],
-        global_attention_blocks=[3],
+        global_attention_blocks=[3, 5],
         window_positional_embedding_background_size=[7, 7],
     )
     vision = Sam2VisionConfig(

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-
 from bench.quality.ask import Box
 from bench.quality.judge import EndToEnd, judge_answer, judge_grounding, judge_masks, reasons
 from florence2_sam2.client import Segmentation

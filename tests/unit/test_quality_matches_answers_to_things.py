@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("cv2")
-
 from florence2_sam2.training.scoring import (
     mask_iou_matrix,
     match,
