@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-
 from bench.quality import scenes
 from bench.quality.judge import EndToEnd, Fault, Mark
 from bench.quality.report import MIN_KIND, Row, report_text, rows, to_json, worst_kind
