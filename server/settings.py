@@ -37,7 +37,7 @@ class Settings:
     sam2: str | None = _checkpoint(None, "SAM2: a folder, or NAME[@REVISION] on the hub")
     precision: str = _checkpoint("fp32", f"weights and arithmetic of their export, {' or '.join(PRECISIONS)}")
     cache: str | None = _checkpoint(
-        None, "folder for exports (default: florence2-sam2 in $XDG_CACHE_HOME or ~/.cache)"
+        None, "folder for their exports; none: florence2-sam2 in $XDG_CACHE_HOME or ~/.cache"
     )
 
     max_image_bytes: int = _setting(32 * 2**20, "largest encoded picture, in bytes", 1)

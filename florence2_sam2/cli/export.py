@@ -48,6 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
     missing = exporting.missing_packages()
     if missing:
         return _fail(f"{', '.join(missing)} missing: pip install 'florence2-sam2[export]'")
+    try:
+        # Both before the first is exported: a mistake in the second name must not cost minutes.
+        florence2, sam2 = (
+            pinned(given, print) if given is not None else None
+            for given in (arguments.florence2, arguments.sam2)
+        )
+    except HubError as error:
+        return _fail(str(error))
     # torch and transformers take seconds to import, and the other commands do without them
     from transformers.utils.logging import disable_progress_bar
 
@@ -56,11 +64,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     disable_progress_bar()  # progress is printed by part; a bar for each file of weights hides it
     try:
-        # Both before the first is exported: a mistake in the second name must not cost minutes.
-        florence2, sam2 = (
-            pinned(given, print) if given is not None else None
-            for given in (arguments.florence2, arguments.sam2)
-        )
         export(
             arguments.output,
             florence2_checkpoint=florence2,
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
             opset=arguments.opset,
         )
-    except (ExportError, HubError) as error:
+    except ExportError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"writing {arguments.output} failed: {error}")
