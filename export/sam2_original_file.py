@@ -90,8 +90,9 @@ def _state(content: Any) -> dict[str, torch.Tensor]:
 def _model(state: dict[str, torch.Tensor]) -> Sam2Model:
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     size = sam2_original.recognise(shapes)
+    settings = sam2_original.settings(size) | {"attn_implementation": "eager"}
     with torch.device("meta"):  # shapes without memory
-        model = Sam2Model(Sam2Config(**sam2_original.settings(size), attn_implementation="eager"))
+        model = Sam2Model(Sam2Config(**settings))
     sources = {name: sam2_original.original_names(name) for name in model.state_dict()}
     wanted = {
         source: (value.shape[0] // len(sources[name]), *value.shape[1:])
