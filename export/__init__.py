@@ -1,7 +1,8 @@
 """Florence-2 and SAM2 checkpoints → ONNX graphs, manifests and configs of a model repository, checked on the way.
 
     run                     the command's work from start to end
-    ├── checkpoints         folder or hub id → model in float32
+    ├── checkpoints         folder or file → model in float32 (weights, image_config, generation_config)
+    ├── sam2_original*      Meta's own .pt files → the same SAM2 model
     ├── florence2, sam2     the graphs of each model, declared as data (graphs)
     ├── *_facts             what else a checkpoint decides, for the manifest
     ├── *_checks, checks    what transformers computes, beside what the graphs do

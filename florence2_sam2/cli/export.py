@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sam2",
         metavar="CHECKPOINT",
-        help="folder, or NAME[@REVISION] on the hub, e.g. facebook/sam2.1-hiera-tiny",
+        help="folder, NAME[@REVISION] on the hub, e.g. facebook/sam2.1-hiera-tiny, or one of Meta's .pt files",
     )
     parser.add_argument(
         "--output",
