@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.graphs import Graph, Precision
 from florence2_sam2.server.manifest import Parity
-from florence2_sam2.server.onnx_session import CPU, open_session
+from florence2_sam2.server.onnx_session import CPU, is_small, open_session
 
 Array = NDArray[Any]
 
@@ -115,7 +115,8 @@ def _family(name: str) -> str:
 
 def open_graph(path: Path) -> onnxruntime.InferenceSession:
     try:
-        return open_session(path, providers=[CPU])
+        # For a graph of thousands of nodes onnxruntime plans its use of memory for many seconds.
+        return open_session(path, providers=[CPU], reuse_memory=not is_small(path))
     except _RUNTIME_ERRORS as error:
         raise ExportError(f"onnxruntime cannot load {path.name}: {error}") from None
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from florence2_sam2.server.onnx_session import CPU, open_session
+from florence2_sam2.server.onnx_session import CPU, SMALL_BYTES, open_session
 
 FLOAT32_OPERATORS = ("LayerNormalization", "Softmax", "ReduceMean", "ReduceSum")
 
@@ -53,7 +53,30 @@ def to_float16(
     del converted.graph.node[:]
     converted.graph.node.extend(unique)
     OnnxModel(converted).topological_sort()
+    _remove_detours(converted)
     return converted
+
+
+def _remove_detours(model: onnx.ModelProto) -> None:
+    """The converter casts between two float32 nodes too, to float16 and back: a large value would not survive that."""
+    types = tensor_types(model)
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    straight = {
+        output: casts[middle]
+        for output, middle in casts.items()
+        if types.get(output) == TensorProto.FLOAT
+        and types.get(middle) == TensorProto.FLOAT16
+        and types.get(casts.get(middle, "")) == TensorProto.FLOAT
+    }
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = straight.get(name, name)
+    for _ in range(2):  # the casts back, then those to float16 that only they used
+        used = {name for node in model.graph.node for name in node.input}
+        used |= {value.name for value in model.graph.output}
+        kept = [node for node in model.graph.node if node.op_type != "Cast" or node.output[0] in used]
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
 
 
 def nodes_beyond_float16(
@@ -97,9 +120,10 @@ def largest_magnitudes(
     largest = np.zeros(len(names))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".magnitudes-") as temporary:
         path = Path(temporary) / "model.onnx"
+        weights = sum(len(tensor.raw_data) for tensor in measuring.graph.initializer)
         onnx.save_model(measuring, path, save_as_external_data=True, location="weights", size_threshold=1024)
         del measuring
-        session = open_session(path, providers=[CPU])
+        session = open_session(path, providers=[CPU], reuse_memory=weights >= SMALL_BYTES)
         for sample in samples:
             largest = np.maximum(largest, session.run(None, dict(sample)))
     return dict(zip(names, largest.tolist(), strict=True))

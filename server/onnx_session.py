@@ -31,8 +31,12 @@ def threads(path: Path) -> int:
     chosen = int(os.environ.get(THREADS_VARIABLE, 0))
     if chosen:
         return chosen
-    size = sum(file.stat().st_size for file in (path, external_data(path)) if file.exists())
-    return 1 if size < SMALL_BYTES else len(os.sched_getaffinity(0))
+    return 1 if is_small(path) else len(os.sched_getaffinity(0))
+
+
+def is_small(path: Path) -> bool:
+    """Whether a model file, its external data included, has less than SMALL_BYTES."""
+    return sum(file.stat().st_size for file in (path, external_data(path)) if file.exists()) < SMALL_BYTES
 
 
 def wanted_providers() -> list[str]:
@@ -42,9 +46,12 @@ def wanted_providers() -> list[str]:
 
 
 def open_session(
-    path: Path, providers: list[str] | None = None, intra_op_threads: int | None = None
+    path: Path,
+    providers: list[str] | None = None,
+    intra_op_threads: int | None = None,
+    reuse_memory: bool = True,
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file.
+    """Load an ONNX file. Without `reuse_memory` it loads faster and keeps every inner value until a run ends.
 
     onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
     GPU provider cannot start. Here threads are explicit, idle threads sleep (several processes share the cores),
@@ -62,6 +69,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads or threads(path)
     options.inter_op_num_threads = 1
+    options.enable_mem_reuse = reuse_memory
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)

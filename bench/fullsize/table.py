@@ -71,9 +71,11 @@ def _serving_table(steps: Steps, pairs: Iterable[tuple[str, str]]) -> str:
                 f"{florence2} + {sam2}",
                 f"{told['ready_seconds']:.0f} s",
                 f"{told['used']['now_mb'] / 1024:.1f} GB ({told['used']['peak_mb'] / 1024:.1f})",
-                f"{told['again_seconds']:.1f} s ({told['reference_seconds']:.1f})",
+                f"{told['again_seconds']:.1f} s ({told['reference_seconds']:.1f})"
+                if "caption" in told
+                else "",
                 f"{told['boxes_seconds']:.1f} s",
-                "equal" if told["caption_equal"] else "DIFFERS",
+                ("equal" if told["caption_equal"] else "DIFFERS") if "caption" in told else "",
                 f"{min(told['iou']):.4f}",
                 f"{told['score_error']:.0e}",
             )
