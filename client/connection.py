@@ -10,7 +10,7 @@ DEFAULT_PORT = 8001  # Triton's gRPC port
 # gRPC's limit, INT32_MAX. Its default for answers is 4 MB, which an exact polygon set or a mask may pass.
 _MAX_MESSAGE = 2**31 - 1
 
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
+_CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     # gRPC waits longer and longer, up to two minutes, before it tries a lost server again; a restarted one is
@@ -32,6 +32,13 @@ class Address:
 
     target: str
     tls: bool = False
+
+    @property
+    def channel_options(self) -> list[tuple[str, int]]:
+        """gRPC's channel arguments. To this machine, no proxy of the environment is used: none leads back here."""
+        host = self.target.rpartition(":")[0].strip("[]").lower()
+        local = host in ("localhost", "::1") or host.startswith("127.")
+        return [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if local else list(_CHANNEL_OPTIONS)
 
     def __str__(self) -> str:
         return f"{'grpcs' if self.tls else 'grpc'}://{self.target}"

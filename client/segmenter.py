@@ -14,7 +14,7 @@ import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
 from florence2_sam2.client import errors, images, request
-from florence2_sam2.client.connection import CHANNEL_OPTIONS, parse_address
+from florence2_sam2.client.connection import parse_address
 from florence2_sam2.client.results import Segmentation
 
 _POLL_SECONDS = 0.2
@@ -47,7 +47,7 @@ class Segmenter:
         self.address = parse_address(url)
         self.timeout = timeout
         self._client = tritonclient.grpc.InferenceServerClient(
-            self.address.target, ssl=self.address.tls, channel_args=CHANNEL_OPTIONS
+            self.address.target, ssl=self.address.tls, channel_args=self.address.channel_options
         )
 
     def segment(
@@ -192,7 +192,7 @@ class AsyncSegmenter:
         # call.
         if self._opened is None:
             self._opened = tritonclient.grpc.aio.InferenceServerClient(
-                self.address.target, ssl=self.address.tls, channel_args=CHANNEL_OPTIONS
+                self.address.target, ssl=self.address.tls, channel_args=self.address.channel_options
             )
         return self._opened
 

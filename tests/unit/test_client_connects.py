@@ -56,6 +56,24 @@ def test_messages_over_grpcs_default_limit_pass_both_ways() -> None:
         assert len(segmenter.segment(b"x" * 6_000_000).caption or "") == 6_000_000
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_reached_past_the_environments_proxy(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    with serving(lambda _: (ANSWER, b"")) as peer:
+        port = peer.address.rpartition(":")[2]
+        with Segmenter(f"grpc://{host}:{port}", timeout=10) as segmenter:
+            assert segmenter.segment(b"x").caption == ANSWER["caption"]
+
+
+def test_another_machine_is_reached_through_the_environments_proxy() -> None:
+    assert "grpc.enable_http_proxy" not in dict(parse_address("segment.example.org").channel_options)
+
+
 def test_one_segmenter_serves_many_threads() -> None:
     def reply(request: Any) -> Any:
         return {**ANSWER, "caption": request.raw_input_contents[0][4:].decode()}, b""
