@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from florence2_sam2.export.errors import ExportError
+from florence2_sam2.export.halves import store_exact_halves
 from florence2_sam2.export.precision import nodes_beyond_float16, to_float16
 from florence2_sam2.export.rounding import emulated
 from florence2_sam2.export.shrink import share_equal_initializers
@@ -92,6 +93,8 @@ def write_graph(
         kept = nodes_beyond_float16(model, samples, path.parent)
         model = to_float16(model, graph.float32_scopes, kept)
         share_equal_initializers(model)
+    else:
+        store_exact_halves(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
     _save(model, path, external_data_from_bytes)
     del model  # the checker reads the file again
