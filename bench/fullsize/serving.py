@@ -24,6 +24,7 @@ from florence2_sam2.server.launch.processes import children
 
 NEW_TOKENS = 40
 BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.4, 0.3, 0.9, 0.95], [0.05, 0.5, 0.3, 0.9]])  # of width and height
+READY_SECONDS = 1800.0  # the large ones, on a busy machine
 KEEP_ALL = {"area_threshold": 1.0, "confidence_threshold": 0.0, "nms_threshold": 1.0}
 
 
@@ -40,9 +41,7 @@ def write_reference(florence2: Path, sam2: Path, picture: Path, output: Path, ca
     plain = Reference(florence2, sam2)
     written = {}
     if caption:
-        started = time.perf_counter()
-        text = plain.segment(rgb, max_new_tokens=NEW_TOKENS, **KEEP_ALL).caption
-        written = {"caption": text, "seconds": time.perf_counter() - started}
+        written = {"caption": plain.segment(rgb, max_new_tokens=NEW_TOKENS, **KEEP_ALL).caption}
     masks = plain.segment(rgb, boxes=boxes_of(rgb), **KEEP_ALL)
     np.savez_compressed(output, masks=masks.masks, scores=masks.scores, **written)
 
@@ -56,7 +55,10 @@ def serve(repository: Path, picture: Path, reference: Path, report: Path) -> Non
     expected = np.load(reference)
     told: dict[str, Any] = {}
     started = time.perf_counter()
-    with EmbeddedServer(repository) as server:
+    server = EmbeddedServer(repository)
+    try:
+        server.start()
+        server.wait_ready(READY_SECONDS)
         told["ready_seconds"] = time.perf_counter() - started
         told["loaded"] = memory_mb()
         with Segmenter(server.grpc_address, timeout=1800) as segmenter:
@@ -65,7 +67,6 @@ def serve(repository: Path, picture: Path, reference: Path, report: Path) -> Non
                     started = time.perf_counter()
                     answer = segmenter.segment(rgb, max_new_tokens=NEW_TOKENS, **KEEP_ALL)
                     told[name] = time.perf_counter() - started
-                told["reference_seconds"] = float(expected["seconds"])
                 told["timings_ms"] = dict(answer.timings_ms)
                 told["caption"] = answer.caption
                 told["caption_equal"] = answer.caption == str(expected["caption"])
@@ -76,6 +77,8 @@ def serve(repository: Path, picture: Path, reference: Path, report: Path) -> Non
             )
             told["boxes_seconds"] = time.perf_counter() - started
         told["used"] = memory_mb()
+    finally:
+        server.stop()
     masks = np.array([decode_rle(item.rle or {}) for item in masked.objects])
     scores = np.array([item.score for item in masked.objects])
     told["iou"] = ious(masks, expected["masks"])
