@@ -100,33 +100,40 @@ def largest_magnitudes(
     None of these may be empty, as a cache is before the first token.
     """
     types = tensor_types(model)
-    names = [
-        name
-        for node in model.graph.node
-        for name in node.output
-        if types.get(name) == TensorProto.FLOAT and node.op_type != "Constant"
-    ]
     measuring = onnx.ModelProto()
     measuring.CopyFrom(model)
+    del measuring.graph.node[:]
     del measuring.graph.output[:]
-    for index, name in enumerate(names):
-        measuring.graph.node.append(helper.make_node("Abs", [name], [f"abs_{index}"]))
-        measuring.graph.node.append(
-            helper.make_node("ReduceMax", [f"abs_{index}"], [f"largest_{index}"], keepdims=0)
-        )
-        measuring.graph.output.append(
-            helper.make_tensor_value_info(f"largest_{index}", TensorProto.FLOAT, [])
-        )
+    names: list[str] = []
+    for node in model.graph.node:
+        measuring.graph.node.append(node)
+        if node.op_type == "Constant":
+            continue
+        for name in node.output:
+            if types.get(name) == TensorProto.FLOAT:
+                measuring.graph.node.extend(_measured(name))
+                measuring.graph.output.append(
+                    helper.make_tensor_value_info(f"{name}:largest", TensorProto.FLOAT, [])
+                )
+                names.append(name)
     largest = np.zeros(len(names))
     with tempfile.TemporaryDirectory(dir=folder, prefix=".magnitudes-") as temporary:
         path = Path(temporary) / "model.onnx"
         weights = sum(len(tensor.raw_data) for tensor in measuring.graph.initializer)
         onnx.save_model(measuring, path, save_as_external_data=True, location="weights", size_threshold=1024)
         del measuring
-        session = open_session(path, providers=[CPU], reuse_memory=weights >= SMALL_BYTES)
+        # Each value is measured when it has been computed: kept until the end, they would be tens of gigabytes.
+        session = open_session(path, [CPU], reuse_memory=weights >= SMALL_BYTES, as_listed=True)
         for sample in samples:
             largest = np.maximum(largest, session.run(None, dict(sample)))
     return dict(zip(names, largest.tolist(), strict=True))
+
+
+def _measured(name: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Abs", [name], [f"{name}:abs"]),
+        helper.make_node("ReduceMax", [f"{name}:abs"], [f"{name}:largest"], keepdims=0),
+    ]
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:

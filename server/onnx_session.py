@@ -50,8 +50,10 @@ def open_session(
     providers: list[str] | None = None,
     intra_op_threads: int | None = None,
     reuse_memory: bool = True,
+    as_listed: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Load an ONNX file. Without `reuse_memory` it loads faster and keeps every inner value until a run ends.
+    """Load an ONNX file. Without `reuse_memory` it loads faster and keeps every inner value until a run ends; with
+    `as_listed` nodes run in the file's order as far as possible, not backwards from each output.
 
     onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
     GPU provider cannot start. Here threads are explicit, idle threads sleep (several processes share the cores),
@@ -70,6 +72,8 @@ def open_session(
     options.intra_op_num_threads = intra_op_threads or threads(path)
     options.inter_op_num_threads = 1
     options.enable_mem_reuse = reuse_memory
+    if as_listed:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
