@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,7 @@ def small_checkpoints() -> Path:
 
 @pytest.fixture(scope="session")
 def reference(small_checkpoints: Path) -> Any:
-    """`bench/reference.py`'s pipeline on the small checkpoints. `bench` is no package: it is loaded by its path."""
-    name = "reference"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "bench" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Reference(small_checkpoints / "florence2", small_checkpoints / "sam2")
+    """`bench/reference.py`'s pipeline on the small checkpoints."""
+    from bench.reference import Reference  # not at the top: it needs torch
+
+    return Reference(small_checkpoints / "florence2", small_checkpoints / "sam2")

@@ -1,6 +1,6 @@
 """Full-size checkpoints with seeded weights, through export and server, step by step: time, memory, exactness.
 
-python -m fullsize FOLDER     (with `bench` on the path: `scripts/fullsize` does that)
+python -m bench.fullsize FOLDER     (`scripts/fullsize` prepares the environment for it)
 ├── sizes         the released configurations, as data
 ├── tokenizer     a tokenizer with the released layout of ids
 ├── checkpoints   both together as `from_pretrained` folders

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fullsize import table
-from fullsize.sizes import FLORENCE2, SAM2
-from fullsize.steps import StepFailed, Steps
+from bench.fullsize import table
+from bench.fullsize.sizes import FLORENCE2, SAM2
+from bench.fullsize.steps import StepFailed, Steps
 
 SIZES = (*FLORENCE2, *SAM2)
 BASE, TINY = SIZES[0], next(iter(SAM2))
@@ -90,7 +90,7 @@ class Job:
         if not (self.folder / name).exists():
             self.steps.done.pop(f"build {name}", None)
             unfinished = self.folder / f"{name}.unfinished"
-            self.steps.run(f"build {name}", ["fullsize.checkpoints", name, unfinished])
+            self.steps.run(f"build {name}", ["bench.fullsize.checkpoints", name, unfinished])
             unfinished.rename(self.folder / name)
         return self.folder / name
 
@@ -123,7 +123,7 @@ class Job:
         if name not in self.steps.done:
             wide = self.joined(self.export(BASE), self.export(TINY), self.folder / "fp32")
             narrow = self.joined(self.export(BASE, "fp16"), self.export(TINY, "fp16"), self.folder / "fp16")
-            self.steps.run(name, ["fullsize.precision", wide, narrow, PICTURE, self.steps.report(name)])
+            self.steps.run(name, ["bench.fullsize.precision", wide, narrow, PICTURE, self.steps.report(name)])
             shutil.rmtree(wide)
             shutil.rmtree(narrow)
 
@@ -138,7 +138,7 @@ class Job:
             # One caption of each Florence-2 is enough.
             first = next(pair for pair in self.pairs() if pair[0] == florence2)
             parts = [] if first == (florence2, sam2) else ["masks"]
-            command = ["fullsize.serving", "reference", *checkpoints, PICTURE, expected, *parts]
+            command = ["bench.fullsize.serving", "reference", *checkpoints, PICTURE, expected, *parts]
             self.steps.run(reference, command)
         halves = self.export(florence2), self.export(sam2)
         needed = SERVING_MB + SERVING_FACTOR * sum(
@@ -153,7 +153,8 @@ class Job:
         repository = self.joined(*halves, self.folder / "served")
         try:
             self.steps.run(
-                name, ["fullsize.serving", "serve", repository, PICTURE, expected, self.steps.report(name)]
+                name,
+                ["bench.fullsize.serving", "serve", repository, PICTURE, expected, self.steps.report(name)],
             )
         finally:
             shutil.rmtree(repository)

@@ -20,8 +20,8 @@ from transformers import (
     Sam2Model,
 )
 
-from fullsize.sizes import FLORENCE2, SAM2, Florence2Size, Sam2Size
-from fullsize.tokenizer import make_tokenizer
+from bench.fullsize.sizes import FLORENCE2, SAM2, Florence2Size, Sam2Size
+from bench.fullsize.tokenizer import make_tokenizer
 
 SEED = 0
 IMAGE_SIZE = 768

@@ -1,6 +1,6 @@
 """An fp16 export beside the fp32 export of the same checkpoints, graph by graph, each graph fed the fp32 side's values.
 
-    python -m fullsize.precision FP32_REPOSITORY FP16_REPOSITORY PICTURE REPORT.json
+    python -m bench.fullsize.precision FP32_REPOSITORY FP16_REPOSITORY PICTURE REPORT.json
 
 The fp16 graphs are computed as hardware with float16 would (`florence2_sam2.export.rounding`); a CPU runs them in
 float32.
@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.fullsize.serving import ious
 from florence2_sam2.export.graphs import computed
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.onnx_session import CPU, open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
-from fullsize.serving import ious
 
 Array = NDArray[Any]
 

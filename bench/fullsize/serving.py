@@ -1,7 +1,7 @@
 """A picture through a real server, and through `bench/reference.py`, each a step of its own.
 
-    python -m fullsize.serving reference FLORENCE2 SAM2 PICTURE OUT.npz [masks]
-    python -m fullsize.serving serve REPOSITORY PICTURE REFERENCE.npz REPORT.json
+    python -m bench.fullsize.serving reference FLORENCE2 SAM2 PICTURE OUT.npz [masks]
+    python -m bench.fullsize.serving serve REPOSITORY PICTURE REFERENCE.npz REPORT.json
 
 With random weights a caption is noise that never ends, and grounding it gives no sensible box: the caption is cut at
 `NEW_TOKENS` and compared as text, and the masks are those of `BOXES`. With `masks` no caption is written.
@@ -35,7 +35,7 @@ def boxes_of(rgb: NDArray[np.uint8]) -> list[list[float]]:
 
 
 def write_reference(florence2: Path, sam2: Path, picture: Path, output: Path, caption: bool = True) -> None:
-    from reference import Reference
+    from bench.reference import Reference
 
     rgb = np.asarray(Image.open(picture).convert("RGB"))
     plain = Reference(florence2, sam2)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bench.fullsize.precision import Row, compare
 from florence2_sam2.client import Segmenter
 from florence2_sam2.export.run import export
 from florence2_sam2.postprocess.rle import decode_rle
@@ -57,18 +55,11 @@ def picture() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def compared(repositories: dict[str, Path], picture: np.ndarray) -> Iterator[list[Any]]:
-    """`bench/fullsize/precision.py`'s rows. `bench` is no package: its folder is put on the path meanwhile."""
-    sys.path.insert(0, str(ROOT / "bench"))
-    try:
-        from fullsize.precision import compare
-
-        yield compare(repositories["fp32"], repositories["fp16"], picture)
-    finally:
-        sys.path.remove(str(ROOT / "bench"))
+def compared(repositories: dict[str, Path], picture: np.ndarray) -> list[Row]:
+    return compare(repositories["fp32"], repositories["fp16"], picture)
 
 
-def test_every_output_is_near_its_fp32_form(compared: list[Any]) -> None:
+def test_every_output_is_near_its_fp32_form(compared: list[Row]) -> None:
     assert {row.output for row in compared} == set(TOLERANCES)
     for row in compared:
         assert row.relative <= TOLERANCES[row.output], row
@@ -76,7 +67,7 @@ def test_every_output_is_near_its_fp32_form(compared: list[Any]) -> None:
     assert max(row.relative for row in compared) > 1e-4
 
 
-def test_tokens_are_those_of_fp32(compared: list[Any]) -> None:
+def test_tokens_are_those_of_fp32(compared: list[Row]) -> None:
     logits = next(row for row in compared if row.output == "logits")
     assert logits.agreement == "best token equal in 24 of 24 steps"
 
