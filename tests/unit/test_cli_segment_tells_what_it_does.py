@@ -115,6 +115,16 @@ def test_in_a_pipe_each_picture_is_a_line_of_json(run: Run, pictures: list[str])
     assert run(*pictures, "--json") == (0, out, "")
 
 
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(peer: Peer, pictures: list[str]) -> None:
+    command = [sys.executable, "-m", "florence2_sam2", "segment", *pictures, "--url", peer.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
 def test_json_into_files(run: Run, pictures: list[str], tmp_path: Path) -> None:
     code, out, _ = run(*pictures, "--json", str(tmp_path / "all.json"), terminal=False)
     assert code == 0
