@@ -32,6 +32,8 @@ from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
 from florence2_sam2.training.scenes import Scene, draw_scene, mirrored, squeezed
+from florence2_sam2.training.team import Team
+from florence2_sam2.training.team import run as run_team
 from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, token_id
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
@@ -156,8 +158,8 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
 class Trainer:
     """The model, the throw-away head and the random numbers of one run."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, options: argparse.Namespace, team: Team = Team()) -> None:  # noqa: B008 - one alone
+        self.options, self.team = options, team
         torch.manual_seed(options.seed)
         self.rng = np.random.default_rng(options.seed)
         self.tokenizer = tokenizer_of(options.output / "checkpoint")
@@ -175,6 +177,8 @@ class Trainer:
         if self.state.exists():
             facts = load_state(self.state, self.modules, self.rng)
             self.step, elapsed = facts["step"], facts["elapsed"]
+        if not team.leads:  # the same weights, other scenes
+            self.rng = np.random.default_rng((options.seed, self.step, team.rank))
         self.diet = Diet(self.rng)
         self.clock = Clock(options.vision_minutes + options.minutes, elapsed)
 
@@ -222,8 +226,8 @@ class Trainer:
             parameters = [*self.head.parameters(), *self.model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate, vision, self.options.vision_share)
         since, saved = self.step, self.clock.elapsed
-        while self.clock.elapsed < until:
-            fraction = (self.clock.elapsed - begin) / (until - begin)
+        while (elapsed := self.team.agree(self.clock.elapsed)) < until:
+            fraction = (elapsed - begin) / (until - begin)
             optimizer.set_rate(learning_rate(rate, self.step - since, fraction))
             scenes = [self.diet.draw() if name == "vision" else draw(self.rng) for _ in range(batch)]
             loss = (
@@ -233,15 +237,19 @@ class Trainer:
             )
             optimizer.zero_grad()
             loss.backward()
+            self.team.average(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             self.step += 1
+            if not self.team.leads:
+                continue
             if self.log.due():
                 self.log.write(phase=name, minutes=self.clock.elapsed, step=self.step)
             if self.clock.elapsed - saved > self.options.save_every:
                 saved = self.clock.elapsed
                 save_state(self.state, self.modules, self.rng, step=self.step, elapsed=saved)
-        save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed)
+        if self.team.leads:
+            save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed)
 
     def run(self) -> None:
         self.model.train()
@@ -279,13 +287,20 @@ def main() -> None:
     parser.add_argument("--replay", type=int, default=0, help="remembered scenes a step, text only")
     parser.add_argument("--init", default="", help="a small checkpoint folder to start from")
     parser.add_argument("--save-every", type=float, default=5, help="minutes")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with a batch of its own")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
+    tokenizer_of(options.output / "checkpoint")  # before several processes would write it
     torch.set_num_threads(1)
-    trainer = Trainer(options)
-    trainer.run()
-    export(trainer.model, trainer.tokenizer, options.output / "checkpoint")
+
+    def work(team: Team) -> None:
+        trainer = Trainer(options, team)
+        trainer.run()
+        if team.leads:
+            export(trainer.model, trainer.tokenizer, options.output / "checkpoint")
+
+    run_team(options.workers, options.output / "meeting", work)
 
 
 if __name__ == "__main__":
