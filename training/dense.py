@@ -25,14 +25,19 @@ _IGNORE = -100
 
 @dataclass
 class DenseTargets:
-    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side."""
+    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side.
+
+    `several` [B, N]: how many things of the phrase there are, less one, at most 2. Who writes "a bird" where there
+    are three must find other names for the rest.
+    """
 
     kind: torch.Tensor
     colour: torch.Tensor
+    several: torch.Tensor
     box: torch.Tensor
 
 
-def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Each cell belongs to the thing that covers most of it; each thing has at least the cell it covers most."""
     height, width = scene.image.shape[:2]
     cover = np.stack(
@@ -49,15 +54,20 @@ def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             owner[cover[i].argmax()] = i
     kinds = np.array([_KINDS[o.kind] for o in scene.objects] + [_NOTHING])
     colours = np.array([_COLOURS.get(o.colour, _IGNORE) for o in scene.objects] + [_IGNORE])
+    phrases = [o.phrase for o in scene.objects]
+    several = np.array([min(phrases.count(phrase), 3) - 1 for phrase in phrases] + [_IGNORE])
     boxes = np.stack([o.box for o in scene.objects] + [np.zeros(4, np.float32)])
     boxes = boxes / np.array([width, height, width, height], np.float32)
-    return kinds[owner], colours[owner], boxes[owner]
+    return kinds[owner], colours[owner], several[owner], boxes[owner]
 
 
 def stack_targets(scenes: list[Scene]) -> DenseTargets:
-    kind, colour, box = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
+    kind, colour, several, box = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
     return DenseTargets(
-        torch.from_numpy(kind), torch.from_numpy(colour), torch.from_numpy(box.astype(np.float32))
+        torch.from_numpy(kind),
+        torch.from_numpy(colour),
+        torch.from_numpy(several),
+        torch.from_numpy(box.astype(np.float32)),
     )
 
 
@@ -75,13 +85,14 @@ def divergence(log_predicted: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 class DenseHead(nn.Module):
-    """Kind, colour and box of the thing at each image token; boxes also through the location embeddings."""
+    """Kind, colour, number and box of the thing at each image token; boxes also through the location embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU())
         self.kind = nn.Linear(WIDTH, len(_KINDS) + 1)
         self.colour = nn.Linear(WIDTH, len(_COLOURS))
+        self.several = nn.Linear(WIDTH, 3)
         self.offset = nn.Linear(WIDTH, 4)
         self.query = nn.Linear(WIDTH, 4 * WIDTH)
         centre = (torch.arange(GRID) + 0.5) / GRID
@@ -108,6 +119,8 @@ class DenseHead(nn.Module):
         kind_loss = kind_losses[thing].mean() + 0.5 * kind_losses[~thing].mean()
         colour_logits = self.colour(hidden).flatten(0, 1)
         colour_loss = F.cross_entropy(colour_logits[thing], targets.colour.flatten()[thing])
+        several_logits = self.several(hidden).flatten(0, 1)[thing]
+        several_loss = F.cross_entropy(several_logits, targets.several.flatten()[thing])
         covered = (targets.kind != _NOTHING).flatten()
         predicted = (self.offset(hidden) + self.centres).flatten(0, 1)
         box = targets.box.flatten(0, 1)
@@ -124,6 +137,9 @@ class DenseHead(nn.Module):
             facts = {
                 "kind_right": (kind_logits.argmax(-1) == kind)[thing].float().mean(),
                 "colour_right": (colour_logits.argmax(-1) == targets.colour.flatten())[thing].float().mean(),
+                "several_right": (several_logits.argmax(-1) == targets.several.flatten()[thing])
+                .float()
+                .mean(),
                 "box_error": (predicted[thing] - box[thing]).abs().mean() * BINS,
             }
-        return kind_loss + 0.5 * colour_loss + 4 * box_loss + 0.5 * bin_loss, facts
+        return kind_loss + 0.5 * colour_loss + 0.5 * several_loss + 4 * box_loss + 0.5 * bin_loss, facts

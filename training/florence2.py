@@ -22,7 +22,7 @@ from florence2_sam2.training.captions import BINS
 from florence2_sam2.training.initialise import scale_weights
 from florence2_sam2.training.tokenizer import token_id
 
-SIDE = 256  # pixels
+SIDE = 320  # pixels
 STRIDE = 16  # pixels for each image token
 GRID = SIDE // STRIDE
 IMAGE_TOKENS = GRID * GRID + 1  # the mean comes first

@@ -2,14 +2,15 @@
 
 `draw_scene(rng)` draws one: 1 to 8 everyday things and shapes with textures, shading, shadows and overlaps on
 one of several backgrounds, sometimes on a large wooden table, together with the truth about it: a caption,
-and for each thing its phrase, box and mask. The same generator state gives the same scene. Only numpy and
-OpenCV are needed.
+and for each thing its phrase, box and mask. The same generator state gives the same scene. Only numpy,
+OpenCV and Pillow are needed.
 """
 
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from florence2_sam2.training.backgrounds import BACKGROUNDS, wooden_table
 from florence2_sam2.training.captions import Mention, caption
@@ -74,7 +75,8 @@ def squeezed(scene: Scene, side: int) -> Scene:
         return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR) > 0.5
 
     objects = [replace(o, box=o.box * scale, mask=resize(o.mask)) for o in scene.objects]
-    image = cv2.resize(scene.image, (side, side), interpolation=cv2.INTER_CUBIC)
+    # Florence-2's own filter: unlike OpenCV's it widens when it shrinks
+    image = np.array(Image.fromarray(scene.image).resize((side, side), Image.Resampling.BICUBIC))
     return replace(scene, image=image, objects=objects)
 
 
@@ -152,10 +154,11 @@ def _plan_things(
     table: np.ndarray | None,
     light: np.ndarray,
     held_out: bool,
+    several: float,
 ) -> list[_Plan]:
     groups = int(rng.choice(_GROUP_COUNTS, p=_GROUP_WEIGHTS))
     pairs = _choose_pairs(rng, groups, held_out)
-    copies = [int(rng.integers(2, 4)) if rng.random() < 0.13 else 1 for _ in pairs]
+    copies = [int(rng.integers(2, 4)) if rng.random() < several else 1 for _ in pairs]
     total = sum(copies)
     side = min(shape)
     plans: list[_Plan] = []
@@ -230,12 +233,16 @@ def _finish(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def draw_scene(
-    rng: np.random.Generator, width: int = 320, height: int | None = None, held_out: bool = False
+    rng: np.random.Generator,
+    width: int = 320,
+    height: int | None = None,
+    held_out: bool = False,
+    several: float = 0.13,
 ) -> Scene:
     """A random scene of `width` x `height` pixels (square unless a height is given).
 
     Training scenes (`held_out=False`) never show a pair of `HELD_OUT_PAIRS`; with `held_out=True` at least
-    one thing of each scene is such a pair.
+    one thing of each scene is such a pair. `several` is the share of things that come in twos and threes.
     """
     shape = (height or width, width)
     while True:
@@ -245,7 +252,7 @@ def draw_scene(
         angle = rng.uniform(-0.85 * np.pi, -0.15 * np.pi)  # the light comes from above
         light = np.array([np.cos(angle), np.sin(angle)], np.float32)
         plans = sorted(
-            _plan_things(rng, shape, table, light, held_out),
+            _plan_things(rng, shape, table, light, held_out, several),
             key=lambda p: p.sprite.top + p.sprite.alpha.shape[0],
         )
         plans, owner, visible = _uncovered(plans, shape)

@@ -39,15 +39,17 @@ from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, to
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY = 160  # scenes
+SEVERAL = 0.35  # of the things come in twos and threes: more than in the world, since counting is learnt last
 MOSAICS = 0.5  # of the first phase's pictures
 
 
 def draw(rng: np.random.Generator) -> Scene:
-    """A scene for the model's square: half of them drawn so, half of another aspect and squeezed."""
+    """A scene for the model's square: half of them drawn so, half of another size and aspect and squeezed."""
     if rng.random() < 0.5:
-        return draw_scene(rng, SIDE)
+        return draw_scene(rng, SIDE, several=SEVERAL)
     stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
-    return squeezed(draw_scene(rng, round(SIDE * stretch), round(SIDE / stretch)), SIDE)
+    side = SIDE * float(rng.uniform(0.9, 1.6))
+    return squeezed(draw_scene(rng, round(side * stretch), round(side / stretch), several=SEVERAL), SIDE)
 
 
 def mosaic(parts: list[Scene]) -> Scene:

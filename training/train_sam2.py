@@ -23,7 +23,7 @@ from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
 from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, side_of, with_side
-from florence2_sam2.training.scenes import draw_scene
+from florence2_sam2.training.scenes import draw_scene, squeezed
 
 PROMPTS = 4  # boxes for each picture
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -43,7 +43,8 @@ def scene_batch(rng: np.random.Generator, count: int, side: int) -> Batch:
     """Pixels [B, 3, S, S], boxes [B, P, 4] in pixels and masks uint8 [B, P, S, S] of random things."""
     images, boxes, masks = [], [], []
     for _ in range(count):
-        scene = draw_scene(rng, side)
+        # Most pictures that are asked about have other sizes than the encoder's, and are a little blurred by that.
+        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.55, 1.15))), side)
         order = rng.permutation(len(scene.objects))
         chosen = [scene.objects[order[p % len(order)]] for p in range(PROMPTS)]
         images.append(scene.image)

@@ -163,3 +163,16 @@ def test_a_squeezed_scene_keeps_its_boxes_as_fractions() -> None:
 
 def test_a_mention_without_boxes_says_its_phrase_only() -> None:
     assert answer([Mention("a red cup", np.empty((0, 4)))]) == "a red cup"
+
+
+def test_things_come_in_twos_and_threes_as_often_as_asked() -> None:
+    def share(several: float) -> float:
+        """Of things that share their phrase with another."""
+        things = [
+            [thing.phrase for thing in draw_scene(np.random.default_rng(seed), 96, several=several).objects]
+            for seed in range(30)
+        ]
+        return sum(names.count(name) > 1 for names in things for name in names) / sum(map(len, things))
+
+    assert share(0.0) == 0
+    assert share(0.35) > share(0.13) > 0
