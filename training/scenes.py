@@ -242,7 +242,7 @@ def draw_scene(
     """A random scene of `width` x `height` pixels (square unless a height is given).
 
     Training scenes (`held_out=False`) never show a pair of `HELD_OUT_PAIRS`; with `held_out=True` at least
-    one thing of each scene is such a pair. `several` is the share of things that come in twos and threes.
+    one thing of each scene is such a pair. `several` is the share of phrases that stand for two or three things.
     """
     shape = (height or width, width)
     while True:

@@ -63,6 +63,8 @@ def run(size: int, meeting_place: Path, work: Callable[[Team], None]) -> None:
     _join(0, size, meeting_place, work)
     for process in others:
         process.join()
+        if process.exitcode:
+            raise RuntimeError(f"a worker ended with exit code {process.exitcode}")
 
 
 def _join(rank: int, size: int, meeting_place: Path, work: Callable[[Team], None]) -> None:

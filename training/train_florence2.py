@@ -39,7 +39,9 @@ from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, to
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY = 160  # scenes
-SEVERAL = 0.35  # of the things come in twos and threes: more than in the world, since counting is learnt last
+SEVERAL = (
+    0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is learnt last
+)
 MOSAICS = 0.5  # of the first phase's pictures
 
 

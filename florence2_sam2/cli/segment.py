@@ -10,6 +10,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     as_json = _prints_json(arguments)
     lines: dict[str, list[str]] = {}  # JSON file → its lines
     failures: list[tuple[str, str]] = []
-    with segmenter:
+    with segmenter, _written_at_the_end(lines, failures):
         for index, picture in enumerate(arguments.pictures):
             try:
                 result = segmenter.segment(picture, **_settings(arguments))
@@ -114,20 +116,28 @@ def run(arguments: argparse.Namespace) -> int:
                     print(json.dumps({"picture": picture, "error": message}, ensure_ascii=False), flush=True)
                 continue
             line = json.dumps({"picture": picture, **result.raw}, ensure_ascii=False)
+            if arguments.json not in (None, "-"):
+                lines.setdefault(_file_for(arguments.json, picture), []).append(line)
             if as_json:
                 print(line, flush=True)
             else:
                 print(report.describe(result, picture, written), flush=True)
-            if arguments.json not in (None, "-"):
-                lines.setdefault(_file_for(arguments.json, picture), []).append(line)
-    for file, content in lines.items():
-        try:
-            Path(file).write_text("\n".join(content) + "\n", encoding="utf-8")
-        except OSError as error:
-            failures.append((file, error.strerror or str(error)))
     if failures:
         return _complain(_summary(failures, len(arguments.pictures)), code=1)
     return 0
+
+
+@contextmanager
+def _written_at_the_end(lines: dict[str, list[str]], failures: list[tuple[str, str]]) -> Iterator[None]:
+    """Write the JSON files, also when the loop is broken off: what has been answered is not lost."""
+    try:
+        yield
+    finally:
+        for file, content in lines.items():
+            try:
+                Path(file).write_text("\n".join(content) + "\n", encoding="utf-8")
+            except OSError as error:
+                failures.append((file, error.strerror or str(error)))
 
 
 def _prints_json(arguments: argparse.Namespace) -> bool:

@@ -115,14 +115,21 @@ def test_in_a_pipe_each_picture_is_a_line_of_json(run: Run, pictures: list[str])
     assert run(*pictures, "--json") == (0, out, "")
 
 
-def test_a_reader_that_has_had_enough_ends_it_without_a_word(peer: Peer, pictures: list[str]) -> None:
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(
+    peer: Peer, pictures: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "all.json"
     command = [sys.executable, "-m", "florence2_sam2", "segment", *pictures, "--url", peer.address]
+    command += ["--json", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+    assert (
+        json.loads(file.read_text()) == {"picture": pictures[0]} | ANSWER
+    )  # the answer that was not printed
 
 
 def test_json_into_files(run: Run, pictures: list[str], tmp_path: Path) -> None:
