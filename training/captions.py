@@ -7,11 +7,11 @@ that repeats. `repeated_trigram` checks the words.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from florence2_sam2.training.vocabulary import TABLE_PHRASE
+from florence2_sam2.training.vocabulary import COLOURS, KINDS, TABLE_PHRASE, TRAINING_COLOURS, phrase_for
 
 CAPTION_PROMPT = "Describe with a paragraph what is shown in the image."
 GROUNDING_PROMPT = "Locate the phrases in the caption: "
@@ -24,11 +24,20 @@ BINS = 1000
 
 @dataclass(frozen=True)
 class Mention:
-    """A noun phrase and the boxes it stands for, float [K, 4] xyxy as fractions of the picture's sides."""
+    """A noun phrase and the boxes it stands for, float [K, 4] xyxy as fractions of the picture's sides.
+
+    A phrase without boxes (K = 0) is said but stands for nothing.
+    """
 
     phrase: str
     boxes: np.ndarray
     kind: str = ""
+
+    @property
+    def colour(self) -> str:
+        """The colour that a caption's phrase names: "red" of "two red apples"; empty if it names none."""
+        words = self.phrase.split()
+        return words[-2] if len(words) > 2 and words[-2] in COLOURS else ""
 
 
 def sentence(mentions: Sequence[Mention], opening: str = _JOINING[0]) -> str:
@@ -68,8 +77,8 @@ def locations(boxes: np.ndarray) -> str:
 
 
 def answer(mentions: Sequence[Mention]) -> str:
-    """What grounding should say: each phrase followed by its boxes."""
-    return "".join(m.phrase + locations(m.boxes) for m in mentions)
+    """What grounding should say: each phrase followed by its boxes, without those that stand for nothing."""
+    return "".join(m.phrase + locations(m.boxes) for m in mentions if len(m.boxes))
 
 
 def shortened(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Mention]:
@@ -89,6 +98,57 @@ def without_colours(mentions: Sequence[Mention]) -> list[Mention]:
             m = Mention(f"{article} {m.kind}", m.boxes, m.kind)
         plain.append(m)
     return plain
+
+
+def miscounted(rng: np.random.Generator, mention: Mention, share: float) -> Mention:
+    """With probability `share` the same things under a wrong number: "a blue cup" for two, or the reverse.
+
+    One for several is by far the most common mistake of a caption; several for one is made a sixth as often.
+    """
+    true = len(mention.boxes)
+    if not mention.colour or rng.random() >= (share if true > 1 else share / 6):
+        return mention
+    others = [n for n in (1, 1, 1, 2, 3) if n != true]
+    said = others[int(rng.integers(len(others)))]
+    return replace(mention, phrase=phrase_for(mention.kind, mention.colour, said))
+
+
+def absent(rng: np.random.Generator, mentions: Sequence[Mention]) -> Mention:
+    """A phrase for what is not there; mostly it shares its colour or its kind with something that is."""
+    near = mentions[int(rng.integers(len(mentions)))]
+    choice = rng.random()
+    pairs = [
+        (kind, colour)
+        for kind in KINDS
+        for colour in TRAINING_COLOURS[kind]
+        if (choice < 0.2 or (colour == near.colour if choice < 0.7 else kind == near.kind))
+        and all((kind, colour) != (m.kind, m.colour) for m in mentions)
+    ] or [(kind, colour) for kind in KINDS for colour in TRAINING_COLOURS[kind][:1] if kind != near.kind]
+    return Mention(phrase_for(*pairs[int(rng.integers(len(pairs)))]), np.zeros((0, 4)))
+
+
+def misquoted(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Mention]:
+    """The mentions as a fallible caption has them: numbers are wrong, and things are named that are not there.
+
+    Grounding that learns from these finds all the birds where a caption says "a bird", as the released models
+    do, and leaves out what the caption made up.
+    """
+    said = [miscounted(rng, m, 0.5) for m in mentions]
+    for _ in range(int(rng.choice((0, 1, 2), p=(0.45, 0.4, 0.15)))):
+        said.insert(int(rng.integers(len(mentions) + 1)), absent(rng, mentions))
+    return sorted(said, key=lambda m: m.phrase == TABLE_PHRASE)
+
+
+def caption_example(
+    rng: np.random.Generator, mentions: Sequence[Mention], background: str
+) -> tuple[str, list[bool]]:
+    """The caption as an answer to learn, and for each mention in it whether its number is right.
+
+    Some numbers are wrong, and not to be learnt: who has written "a blue cup" for two of them is to go on to
+    the next thing, and not to call the second cup something else.
+    """
+    told = [miscounted(rng, m, 0.3) for m in mentions]
+    return caption(told, background), [a is b for a, b in zip(told, mentions, strict=True)]
 
 
 def grounding_example(

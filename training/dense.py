@@ -20,26 +20,23 @@ from florence2_sam2.training.vocabulary import COLOURS, KINDS, TABLE
 _KINDS = {kind: i for i, kind in enumerate([*KINDS, TABLE])}
 _COLOURS = {colour: i for i, colour in enumerate(COLOURS)}
 _NOTHING = len(_KINDS)
-_IGNORE = -100
+IGNORE = -100
 
 
 @dataclass
 class DenseTargets:
-    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side.
-
-    `several` [B, N]: how many things of the phrase there are, less one, at most 2. Who writes "a bird" where there
-    are three must find other names for the rest.
-    """
+    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side."""
 
     kind: torch.Tensor
     colour: torch.Tensor
-    several: torch.Tensor
     box: torch.Tensor
 
 
-def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Each cell belongs to the thing that covers most of it; each thing has at least the cell it covers most."""
-    height, width = scene.image.shape[:2]
+def cell_owners(scene: Scene) -> np.ndarray:
+    """The index of each cell's thing, int [N], -1 where there is none.
+
+    Each cell belongs to the thing that covers most of it; each thing has at least the cell it covers most.
+    """
     cover = np.stack(
         [
             cv2.resize(o.mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
@@ -52,21 +49,32 @@ def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     for i in np.flatnonzero(~is_table):
         if not (owner == i).any():
             owner[cover[i].argmax()] = i
+    return owner
+
+
+def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The kind, colour and box of each cell's thing (see DenseTargets)."""
+    height, width = scene.image.shape[:2]
+    owner = cell_owners(scene)
     kinds = np.array([_KINDS[o.kind] for o in scene.objects] + [_NOTHING])
-    colours = np.array([_COLOURS.get(o.colour, _IGNORE) for o in scene.objects] + [_IGNORE])
-    phrases = [o.phrase for o in scene.objects]
-    several = np.array([min(phrases.count(phrase), 3) - 1 for phrase in phrases] + [_IGNORE])
+    colours = np.array([_COLOURS.get(o.colour, IGNORE) for o in scene.objects] + [IGNORE])
     boxes = np.stack([o.box for o in scene.objects] + [np.zeros(4, np.float32)])
     boxes = boxes / np.array([width, height, width, height], np.float32)
-    return kinds[owner], colours[owner], several[owner], boxes[owner]
+    return kinds[owner], colours[owner], boxes[owner]
+
+
+def cell_counts(scene: Scene) -> torch.Tensor:
+    """How many things of its phrase there are, less one, at most 2, for each cell's thing, int64 [N]; else -100."""
+    phrases = [o.phrase for o in scene.objects]
+    several = [min(phrases.count(o.phrase), 3) - 1 if o.kind != TABLE else IGNORE for o in scene.objects]
+    return torch.tensor([*several, IGNORE])[cell_owners(scene)]
 
 
 def stack_targets(scenes: list[Scene]) -> DenseTargets:
-    kind, colour, several, box = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
+    kind, colour, box = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
     return DenseTargets(
         torch.from_numpy(kind),
         torch.from_numpy(colour),
-        torch.from_numpy(several),
         torch.from_numpy(box.astype(np.float32)),
     )
 
@@ -85,7 +93,12 @@ def divergence(log_predicted: torch.Tensor, target: torch.Tensor) -> torch.Tenso
 
 
 class DenseHead(nn.Module):
-    """Kind, colour, number and box of the thing at each image token; boxes also through the location embeddings."""
+    """Kind, colour and box of the thing at each image token; boxes also through the location embeddings.
+
+    And how many of its like there are, asked of the encoder's output (`count_loss`): it is the first place
+    where an image token can know the others. Who writes "a bird" where there are three must find other names
+    for the rest.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,8 +132,6 @@ class DenseHead(nn.Module):
         kind_loss = kind_losses[thing].mean() + 0.5 * kind_losses[~thing].mean()
         colour_logits = self.colour(hidden).flatten(0, 1)
         colour_loss = F.cross_entropy(colour_logits[thing], targets.colour.flatten()[thing])
-        several_logits = self.several(hidden).flatten(0, 1)[thing]
-        several_loss = F.cross_entropy(several_logits, targets.several.flatten()[thing])
         covered = (targets.kind != _NOTHING).flatten()
         predicted = (self.offset(hidden) + self.centres).flatten(0, 1)
         box = targets.box.flatten(0, 1)
@@ -137,9 +148,21 @@ class DenseHead(nn.Module):
             facts = {
                 "kind_right": (kind_logits.argmax(-1) == kind)[thing].float().mean(),
                 "colour_right": (colour_logits.argmax(-1) == targets.colour.flatten())[thing].float().mean(),
-                "several_right": (several_logits.argmax(-1) == targets.several.flatten()[thing])
-                .float()
-                .mean(),
                 "box_error": (predicted[thing] - box[thing]).abs().mean() * BINS,
             }
-        return kind_loss + 0.5 * colour_loss + 0.5 * several_loss + 4 * box_loss + 0.5 * bin_loss, facts
+        return kind_loss + 0.5 * colour_loss + 4 * box_loss + 0.5 * bin_loss, facts
+
+    def count_loss(
+        self, encoded: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss and measurements for the encoder's output at the image tokens [B, 1 + N, D] and `cell_counts` [B, N].
+
+        Each number weighs the same, however many cells have it.
+        """
+        logits, truth = self.several(encoded[:, 1:]).flatten(0, 1), counts.flatten()
+        losses = F.cross_entropy(logits, truth, reduction="none", ignore_index=IGNORE)
+        right = logits.argmax(-1) == truth
+        present = [truth == n for n in range(3) if (truth == n).any()]
+        with torch.no_grad():
+            facts = {"several_right": torch.stack([right[p].float().mean() for p in present]).mean()}
+        return torch.stack([losses[p].mean() for p in present]).mean(), facts

@@ -23,10 +23,12 @@ from florence2_sam2.training.captions import (
     BINS,
     CAPTION_PROMPT,
     Mention,
+    caption_example,
     detection_example,
     grounding_example,
+    misquoted,
 )
-from florence2_sam2.training.dense import DenseHead, divergence, soft_bins, stack_targets
+from florence2_sam2.training.dense import DenseHead, cell_counts, divergence, soft_bins, stack_targets
 from florence2_sam2.training.florence2 import IMAGE_TOKENS, SIDE, new_model, start_from
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
@@ -35,6 +37,7 @@ from florence2_sam2.training.scenes import Scene, draw_scene, mirrored, squeezed
 from florence2_sam2.training.team import Team
 from florence2_sam2.training.team import run as run_team
 from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, token_id
+from florence2_sam2.training.vocabulary import NUMBERS
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
@@ -42,6 +45,8 @@ MEMORY = 160  # scenes
 SEVERAL = (
     0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is learnt last
 )
+NUMBER_WEIGHT = 3.0  # of "a", "two", "three" among a caption's words
+MISQUOTED = 0.4  # of the captions to be grounded
 MOSAICS = 0.5  # of the first phase's pictures
 
 
@@ -102,54 +107,80 @@ class TextLoss:
         self.model, self.tokenizer = model, tokenizer
         self.first = token_id(tokenizer, "<loc_0>")
         self.locations = slice(self.first, self.first + BINS)
+        spelt = ("a", "an", *NUMBERS.values())
+        self.numbers = torch.tensor([token_id(tokenizer, f"\u0120{word}") for word in spelt])
 
     def _encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         wrapped = [f"<s>{t}</s>" for t in texts]
         encoded = self.tokenizer(wrapped, add_special_tokens=False, padding=True, return_tensors="pt")
         return encoded.input_ids, encoded.attention_mask
 
-    def __call__(
-        self, features: torch.Tensor, prompts: list[str], answers: list[str], sigma: float
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses of the words of the first half of the rows (captions), of the other words, and of locations.
+    def _word_weights(self, labels: torch.Tensor, learnt: list[list[bool]]) -> torch.Tensor:
+        """What each word of each caption counts, float [R, L]: numbers more, wrong ones nothing."""
+        numbers = torch.isin(labels, self.numbers)
+        weights = 1 + (NUMBER_WEIGHT - 1) * numbers.float()
+        for row, flags in enumerate(learnt):  # each mention begins with its number
+            places = numbers[row].nonzero()[: len(flags), 0]
+            weights[row, places[~torch.tensor(flags)]] = 0
+        return weights
 
-        `features` [R, T, D] belongs to the R prompts row by row; `sigma` is in location bins.
+    def __call__(
+        self,
+        features: torch.Tensor,
+        captions: list[tuple[str, list[bool]]],
+        located: list[tuple[str, str]],
+        sigma: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses of the captions' words, of the other answers' words, and of locations, and what the encoder says.
+
+        `features` [R, T, D] belongs to the R captions and to the R located examples; `sigma` is in location
+        bins. The encoder's output, [R, T, D], is that at the image tokens of the captions' rows.
         """
+        prompts = [CAPTION_PROMPT] * len(captions) + [p for p, _ in located]
+        answers = [c for c, _ in captions] + [a for _, a in located]
+        features = features.repeat(2, 1, 1)
         body = self.model.model
         ids, mask = self._encode(prompts)
         labels, label_mask = self._encode(answers)
         embedded = torch.cat([features, body.language_model.shared(ids)], 1)
         seen = torch.cat([torch.ones(features.shape[:2], dtype=mask.dtype), mask], 1)
         shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], 1)  # `</s>` starts the decoder
-        hidden = body(
-            inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False
-        ).last_hidden_state
+        output = body(inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False)
         scored = label_mask.bool()
         scored[:, 0] = False  # `<s>` is forced in generation
-        log_words = F.log_softmax(self.model.lm_head(hidden[scored]), -1)
+        log_words = F.log_softmax(self.model.lm_head(output.last_hidden_state[scored]), -1)
         truth = labels[scored]
-        located = (truth >= self.first) & (truth < self.first + BINS)
-        captions = (torch.arange(len(labels))[:, None] < len(labels) // 2).expand_as(scored)[scored]
+        placed = (truth >= self.first) & (truth < self.first + BINS)
+        told = (torch.arange(len(labels))[:, None] < len(captions)).expand_as(scored)[scored]
         word_loss = -log_words.gather(1, truth[:, None])[:, 0]
-        places = (truth[located] - self.first + 0.5) / BINS
-        place_loss = divergence(log_words[located][:, self.locations], soft_bins(places, sigma))
-        return word_loss[captions].mean(), word_loss[~captions & ~located].mean(), place_loss
+        weights = self._word_weights(labels[: len(captions)], [learnt for _, learnt in captions])
+        weights = weights[scored[: len(captions)]]
+        caption_loss = (word_loss[told] * weights).sum() / weights.sum()
+        places = (truth[placed] - self.first + 0.5) / BINS
+        place_loss = divergence(log_words[placed][:, self.locations], soft_bins(places, sigma))
+        encoded = output.encoder_last_hidden_state[: len(captions), : features.shape[1]]
+        return caption_loss, word_loss[~told & ~placed].mean(), place_loss, encoded
 
 
 @dataclass(frozen=True)
 class Story:
-    """What the texts about a scene need: its image tokens [T, D] (without gradient) and the words."""
+    """What the texts about a scene need: its image tokens [T, D] (without gradient), `cell_counts`, and the words."""
 
     features: torch.Tensor
+    counts: torch.Tensor
     mentions: list[Mention]
-    caption: str
     background: str
+
+    def told_example(self, rng: np.random.Generator) -> tuple[str, list[bool]]:
+        """A caption, and which of its numbers are to be learnt."""
+        return caption_example(rng, self.mentions, self.background)
 
     def located_example(self, rng: np.random.Generator) -> tuple[str, str]:
         """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
         if rng.random() < DETECTION_SHARE:
             return detection_example(rng, self.mentions)
-        return grounding_example(rng, self.mentions, self.background)
+        mentions = misquoted(rng, self.mentions) if rng.random() < MISQUOTED else self.mentions
+        return grounding_example(rng, mentions, self.background)
 
 
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
@@ -203,7 +234,7 @@ class Trainer:
         sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
         dense, features = self.dense_loss(scenes, sigma)
         fresh = [
-            Story(f, s.mentions(), s.caption, s.background)
+            Story(f, cell_counts(s), s.mentions(), s.background)
             for f, s in zip(features.detach(), scenes, strict=True)
         ]
         chosen = self.rng.permutation(len(self.memory))[: self.options.replay]
@@ -211,12 +242,15 @@ class Trainer:
         self.memory.extend(fresh)
         stories = fresh + remembered
         features = torch.cat([features, *(s.features[None] for s in remembered)])
-        located = [s.located_example(self.rng) for s in stories]
-        prompts = [CAPTION_PROMPT] * len(stories) + [p for p, _ in located]
-        answers = [s.caption for s in stories] + [a for _, a in located]
-        told, named, placed = self.text_loss(features.repeat(2, 1, 1), prompts, answers, sigma)
-        self.log.add(caption=told.detach(), phrase=named.detach(), location=placed.detach())
-        return dense + told + 0.5 * named + placed
+        told, named, placed, encoded = self.text_loss(
+            features,
+            [s.told_example(self.rng) for s in stories],
+            [s.located_example(self.rng) for s in stories],
+            sigma,
+        )
+        counted, facts = self.head.count_loss(encoded, torch.stack([s.counts for s in stories]))
+        self.log.add(caption=told.detach(), phrase=named.detach(), location=placed.detach(), **facts)
+        return dense + told + 0.5 * named + placed + 0.5 * counted
 
     def phase(self, name: str, until: float, rate: float, batch: int) -> None:
         """Train until that many minutes have passed; each phase has its own learning-rate cosine."""

@@ -7,9 +7,13 @@ pytest.importorskip("cv2")
 
 from florence2_sam2.training.captions import (
     Mention,
+    absent,
     answer,
+    caption,
+    caption_example,
     detection_example,
     grounding_example,
+    misquoted,
     parse_answer,
     repeated_trigram,
 )
@@ -161,8 +165,51 @@ def test_a_squeezed_scene_keeps_its_boxes_as_fractions() -> None:
         np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-6)
 
 
-def test_a_mention_without_boxes_says_its_phrase_only() -> None:
-    assert answer([Mention("a red cup", np.empty((0, 4)))]) == "a red cup"
+def test_grounding_leaves_out_what_a_phrase_does_not_stand_for() -> None:
+    there = Mention("a red cup", np.array([[0.1, 0.2, 0.3, 0.4]]))
+    assert answer([Mention("a blue cup", np.empty((0, 4))), there]) == answer([there])
+
+
+def test_what_is_absent_is_not_there_and_never_a_held_out_pair() -> None:
+    rng = np.random.default_rng(8)
+    for scene in scenes(60, size=48):
+        mentions = scene.mentions()
+        made_up = absent(rng, mentions)
+        kind = made_up.phrase.split()[-1]
+        assert not len(made_up.boxes)
+        assert (kind, made_up.colour) not in {(o.kind, o.colour) for o in scene.objects} | HELD_OUT_PAIRS
+
+
+def test_misquoted_captions_keep_every_box_and_repeat_no_trigram() -> None:
+    rng = np.random.default_rng(9)
+    miscounts = additions = 0
+    for scene in scenes(120, size=48):
+        mentions = scene.mentions()
+        said = misquoted(rng, mentions)
+        assert answer(said).count("<loc_") == answer(mentions).count("<loc_")
+        kept = [m for m in said if len(m.boxes)]
+        assert len(kept) == len(mentions)
+        for a, b in zip(kept, mentions, strict=True):
+            np.testing.assert_array_equal(a.boxes, b.boxes)
+        miscounts += [m.phrase for m in kept] != [m.phrase for m in mentions]
+        additions += len(said) > len(kept)
+        assert repeated_trigram(caption(said, scene.background)) is None
+    assert miscounts > 10
+    assert additions > 30
+
+
+def test_caption_examples_mark_the_numbers_that_are_wrong() -> None:
+    rng = np.random.default_rng(10)
+    wrong = 0
+    for scene in scenes(120, size=48):
+        mentions = scene.mentions()
+        text, learnt = caption_example(rng, mentions, scene.background)
+        assert len(learnt) == len(mentions)
+        wrong += len(mentions) - sum(learnt)
+        for mention, right in zip(mentions, learnt, strict=True):
+            assert right == (mention.phrase in text)
+        assert (text == scene.caption) == all(learnt)
+    assert wrong > 10
 
 
 def test_things_come_in_twos_and_threes_as_often_as_asked() -> None:
