@@ -15,20 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
 from florence2_sam2.training.captions import (
-    BINS,
-    CAPTION_PROMPT,
     Mention,
     caption_example,
     detection_example,
     grounding_example,
     misquoted,
 )
-from florence2_sam2.training.dense import DenseHead, cell_counts, divergence, soft_bins, stack_targets
+from florence2_sam2.training.dense import DenseHead, cell_counts, stack_targets
 from florence2_sam2.training.florence2 import IMAGE_TOKENS, SIDE, new_model, start_from
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
@@ -36,16 +33,13 @@ from florence2_sam2.training.progress import Clock, Log, learning_rate, load_sta
 from florence2_sam2.training.scenes import Scene, draw_scene, mirrored, squeezed
 from florence2_sam2.training.team import Team
 from florence2_sam2.training.team import run as run_team
-from florence2_sam2.training.tokenizer import make_tokenizer, save_processor, token_id
-from florence2_sam2.training.vocabulary import NUMBERS
+from florence2_sam2.training.text_loss import TextLoss
+from florence2_sam2.training.tokenizer import make_tokenizer, save_processor
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY = 160  # scenes
-SEVERAL = (
-    0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is learnt last
-)
-NUMBER_WEIGHT = 3.0  # of "a", "two", "three" among a caption's words
+SEVERAL = 0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is hard
 MISQUOTED = 0.4  # of the captions to be grounded
 MOSAICS = 0.5  # of the first phase's pictures
 
@@ -98,68 +92,6 @@ class Diet:
                 [self._one(self.parts, lambda: draw_scene(self.rng, SIDE // 2), 0.3) for _ in range(4)]
             )
         return self._one(self.wholes, lambda: draw(self.rng), 0.4)
-
-
-class TextLoss:
-    """Next-token losses of prompts and answers, given the image tokens."""
-
-    def __init__(self, model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.first = token_id(tokenizer, "<loc_0>")
-        self.locations = slice(self.first, self.first + BINS)
-        spelt = ("a", "an", *NUMBERS.values())
-        self.numbers = torch.tensor([token_id(tokenizer, f"\u0120{word}") for word in spelt])
-
-    def _encode(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        wrapped = [f"<s>{t}</s>" for t in texts]
-        encoded = self.tokenizer(wrapped, add_special_tokens=False, padding=True, return_tensors="pt")
-        return encoded.input_ids, encoded.attention_mask
-
-    def _word_weights(self, labels: torch.Tensor, learnt: list[list[bool]]) -> torch.Tensor:
-        """What each word of each caption counts, float [R, L]: numbers more, wrong ones nothing."""
-        numbers = torch.isin(labels, self.numbers)
-        weights = 1 + (NUMBER_WEIGHT - 1) * numbers.float()
-        for row, flags in enumerate(learnt):  # each mention begins with its number
-            places = numbers[row].nonzero()[: len(flags), 0]
-            weights[row, places[~torch.tensor(flags)]] = 0
-        return weights
-
-    def __call__(
-        self,
-        features: torch.Tensor,
-        captions: list[tuple[str, list[bool]]],
-        located: list[tuple[str, str]],
-        sigma: float,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses of the captions' words, of the other answers' words, and of locations, and what the encoder says.
-
-        `features` [R, T, D] belongs to the R captions and to the R located examples; `sigma` is in location
-        bins. The encoder's output, [R, T, D], is that at the image tokens of the captions' rows.
-        """
-        prompts = [CAPTION_PROMPT] * len(captions) + [p for p, _ in located]
-        answers = [c for c, _ in captions] + [a for _, a in located]
-        features = features.repeat(2, 1, 1)
-        body = self.model.model
-        ids, mask = self._encode(prompts)
-        labels, label_mask = self._encode(answers)
-        embedded = torch.cat([features, body.language_model.shared(ids)], 1)
-        seen = torch.cat([torch.ones(features.shape[:2], dtype=mask.dtype), mask], 1)
-        shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], 1)  # `</s>` starts the decoder
-        output = body(inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False)
-        scored = label_mask.bool()
-        scored[:, 0] = False  # `<s>` is forced in generation
-        log_words = F.log_softmax(self.model.lm_head(output.last_hidden_state[scored]), -1)
-        truth = labels[scored]
-        placed = (truth >= self.first) & (truth < self.first + BINS)
-        told = (torch.arange(len(labels))[:, None] < len(captions)).expand_as(scored)[scored]
-        word_loss = -log_words.gather(1, truth[:, None])[:, 0]
-        weights = self._word_weights(labels[: len(captions)], [learnt for _, learnt in captions])
-        weights = weights[scored[: len(captions)]]
-        caption_loss = (word_loss[told] * weights).sum() / weights.sum()
-        places = (truth[placed] - self.first + 0.5) / BINS
-        place_loss = divergence(log_words[placed][:, self.locations], soft_bins(places, sigma))
-        encoded = output.encoder_last_hidden_state[: len(captions), : features.shape[1]]
-        return caption_loss, word_loss[~told & ~placed].mean(), place_loss, encoded
 
 
 @dataclass(frozen=True)

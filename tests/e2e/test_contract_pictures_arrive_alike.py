@@ -104,7 +104,7 @@ def test_sixteen_at_once_answer_as_one_alone(server: EmbeddedServer) -> None:
     settings: list[dict[str, Any]] = [
         {"area_threshold": 1},
         {"area_threshold": 1, "num_beams": 1},
-        {"area_threshold": 1, "caption": "a large red circle next to a small blue square"},
+        {"area_threshold": 1, "caption": "a red ball next to a blue square"},
         {"boxes": [[10, 10, 90, 90], [60, 60, 150, 150]], "confidence_threshold": 0},
     ]
     calls = [(image, setting | {"polygon_precision": 0}) for image in pictures for setting in settings]

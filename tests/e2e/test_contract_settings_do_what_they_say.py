@@ -43,9 +43,9 @@ def test_an_automatic_caption_is_written_and_grounded(server: EmbeddedServer) ->
 
 
 def test_a_custom_caption_is_grounded_instead(server: EmbeddedServer) -> None:
-    result = segment(server, caption="  A large red circle next to a small blue square. ")
+    result = segment(server, caption="  A red ball next to a blue square. ")
     assert (result.caption, result.caption_source) == (
-        "A large red circle next to a small blue square.",
+        "A red ball next to a blue square.",
         "caller",
     )
     assert result.timings_ms["caption"] == 0
@@ -60,9 +60,9 @@ def test_a_blank_caption_is_none(server: EmbeddedServer, caption: str) -> None:
 
 
 def test_phrases_are_grounded_as_they_are(server: EmbeddedServer) -> None:
-    result = segment(server, phrases=["a large red circle"], **OFF)
+    result = segment(server, phrases=["a red ball"], **OFF)
     assert (result.caption, result.caption_source) == ("", "phrases")
-    assert result.parameters["phrases"] == ["a large red circle"]
+    assert result.parameters["phrases"] == ["a red ball"]
 
 
 def test_detection_needs_no_caption(server: EmbeddedServer) -> None:

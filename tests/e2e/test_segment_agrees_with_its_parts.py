@@ -14,10 +14,12 @@ from drawn import SCENE, segment
 from florence2_sam2.client import Segmentation
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.settings import Settings
+from florence2_sam2.training.demo import HEIGHT, WIDTH, demo_scene
 
 pytestmark = pytest.mark.server
 
 PICTURE = (Path(__file__).resolve().parents[2] / "docs" / "pictures" / "demo.jpg").read_bytes()
+THING = demo_scene().objects[0].phrase
 BOXES = [[0, 0, 169, 171], [93, 319, 199, 415], [159, 122, 306, 277], [0, 256, 479, 479], [3.5, 7.25, 40, 33]]
 EVERYTHING: dict[str, Any] = {"area_threshold": 1, "confidence_threshold": 0, "nms_threshold": 1}
 
@@ -60,15 +62,15 @@ def test_sam2_beside_the_decoding_changes_no_answer(
 
 
 def test_a_caption_beyond_the_models_positions_is_cut_with_a_warning(server: EmbeddedServer) -> None:
-    long = "The image shows a large white heart on a wooden table. " * 70
+    long = f"The image shows {THING} on a wooden table. " * 70
     assert len(long.encode()) < Settings().max_caption_bytes
     result = segment(server, PICTURE, caption=long, max_new_tokens=40)
     assert any("cut" in warning for warning in result.warnings)
 
 
 def test_tiles_look_closer(server: EmbeddedServer) -> None:
-    whole = segment(server, PICTURE, caption="a small purple circle", **EVERYTHING)
-    tiled = segment(server, PICTURE, caption="a small purple circle", tiles=2, **EVERYTHING)
+    whole = segment(server, PICTURE, caption=THING, **EVERYTHING)
+    tiled = segment(server, PICTURE, caption=THING, tiles=2, **EVERYTHING)
     found = [*tiled.objects, *tiled.filtered]
     assert len(found) > len(whole.objects)
     assert [thing.box for thing in whole.objects] == [
@@ -76,5 +78,5 @@ def test_tiles_look_closer(server: EmbeddedServer) -> None:
     ]
     for thing in tiled.objects:
         x1, y1, x2, y2 = thing.box
-        assert 0 <= x1 < x2 <= 480
-        assert 0 <= y1 < y2 <= 480
+        assert 0 <= x1 < x2 <= WIDTH
+        assert 0 <= y1 < y2 <= HEIGHT
