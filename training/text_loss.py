@@ -45,12 +45,12 @@ class TextLoss:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Losses of the captions' words, of the other answers' words, and of locations, and what the encoder says.
 
-        `features` [R, T, D] belongs to the R captions and to the R located examples; `sigma` is in location
-        bins. The encoder's output, [R, T, D], is that at the image tokens of the captions' rows.
+        `features` [R, T, D] belongs to the R captions and, its beginning, to the located examples; `sigma` is in
+        location bins. The encoder's output, [R, T, D], is that at the image tokens of the captions' rows.
         """
         prompts = [CAPTION_PROMPT] * len(captions) + [p for p, _ in located]
         answers = [c for c, _ in captions] + [a for _, a in located]
-        features = features.repeat(2, 1, 1)
+        features = torch.cat([features, features[: len(located)]])
         body = self.model.model
         ids, mask = self._encode(prompts)
         labels, label_mask = self._encode(answers)

@@ -1,9 +1,11 @@
 """Train the small Florence-2: `python -m florence2_sam2.training.train_florence2 --minutes 90 --output DIR`.
 
-Two phases by the clock. First the vision tower learns with a throw-away head what is where (see dense.py):
+Three phases by the clock. First the vision tower learns with a throw-away head what is where (see dense.py):
 shorter than until it names most things, and the decoder never learns to look. Then everything learns to
 caption, to ground phrases and, a little, to detect. One run of the vision tower serves all tasks of a picture.
-Locations are scored against Gaussians over the bins, wide at first and narrow at the end.
+Locations are scored against Gaussians over the bins, wide at first and narrow at the end. At last the language
+model alone goes on: it names less than the head reads from the same image tokens, and without the tower's
+gradients a step costs half.
 """
 
 import argparse
@@ -38,7 +40,8 @@ from florence2_sam2.training.tokenizer import make_tokenizer, save_processor
 
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
-MEMORY = 160  # scenes
+MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
+LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
 SEVERAL = 0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is hard
 MISQUOTED = 0.4  # of the captions to be grounded
 MOSAICS = 0.5  # of the first phase's pictures
@@ -147,7 +150,7 @@ class Trainer:
         if not team.leads:  # the same weights, other scenes
             self.rng = np.random.default_rng((options.seed, self.step, team.rank))
         self.diet = Diet(self.rng)
-        self.clock = Clock(options.vision_minutes + options.minutes, elapsed)
+        self.clock = Clock(options.vision_minutes + options.minutes + options.text_minutes, elapsed)
 
     def dense_loss(self, scenes: list[Scene], sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The head's loss and the image tokens [B, T, D]."""
@@ -158,13 +161,26 @@ class Trainer:
         return loss, features
 
     def joint_loss(self, scenes: list[Scene], fraction: float) -> torch.Tensor:
-        """Caption and one located example for each scene and for some remembered ones, and the head's loss.
+        """The texts' loss for each scene and for some remembered ones, and the head's loss."""
+        sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
+        dense, features = self.dense_loss(scenes, sigma)
+        return dense + self.texts_loss(scenes, features, sigma, located=1.0)
+
+    def resting_loss(self, scenes: list[Scene]) -> torch.Tensor:
+        """The texts' loss alone, while the vision tower rests."""
+        with torch.no_grad():
+            body = self.model.model
+            features = body.get_image_features(to_pixels([s.image for s in scenes])).pooler_output
+        return self.texts_loss(scenes, features, SIGMA_NARROW, LOCATED_SHARE)
+
+    def texts_loss(
+        self, scenes: list[Scene], features: torch.Tensor, sigma: float, located: float
+    ) -> torch.Tensor:
+        """A caption for each scene and for some remembered ones, and for a share of them one located example.
 
         Half of a step's work is the vision tower. Remembered image tokens, a few dozen steps old, teach the
         language model at no such cost; they get another located example each time.
         """
-        sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
-        dense, features = self.dense_loss(scenes, sigma)
         fresh = [
             Story(f, cell_counts(s), s.mentions(), s.background)
             for f, s in zip(features.detach(), scenes, strict=True)
@@ -177,21 +193,24 @@ class Trainer:
         told, named, placed, encoded = self.text_loss(
             features,
             [s.told_example(self.rng) for s in stories],
-            [s.located_example(self.rng) for s in stories],
+            [s.located_example(self.rng) for s in stories[: round(located * len(stories))]],
             sigma,
         )
         counted, facts = self.head.count_loss(encoded, torch.stack([s.counts for s in stories]))
         self.log.add(caption=told.detach(), phrase=named.detach(), location=placed.detach(), **facts)
-        return dense + told + 0.5 * named + placed + 0.5 * counted
+        return told + 0.5 * named + placed + 0.5 * counted
 
-    def phase(self, name: str, until: float, rate: float, batch: int) -> None:
+    def phase(self, name: str, begin: float, until: float, rate: float, batch: int) -> None:
         """Train until that many minutes have passed; each phase has its own learning-rate cosine."""
-        begin = 0.0 if name == "vision" else self.options.vision_minutes
         body = self.model.model
         vision = [p for t in (body.vision_tower, body.multi_modal_projector) for p in t.parameters()]
         if name == "vision":
             parameters = [*self.head.parameters(), *vision, body.language_model.shared.weight]
             optimizer = Optimisers(parameters, self.matrices, rate)
+        elif name == "text":
+            parameters = [*self.head.several.parameters(), *body.language_model.parameters()]
+            optimizer = Optimisers(parameters, self.matrices, rate)
+            self.memory = deque(self.memory, LONG_MEMORY)
         else:  # at the full rate the tower would forget faster than the text teaches it
             parameters = [*self.head.parameters(), *self.model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate, vision, self.options.vision_share)
@@ -200,11 +219,12 @@ class Trainer:
             fraction = (elapsed - begin) / (until - begin)
             optimizer.set_rate(learning_rate(rate, self.step - since, fraction))
             scenes = [self.diet.draw() if name == "vision" else draw(self.rng) for _ in range(batch)]
-            loss = (
-                self.dense_loss(scenes, SIGMA_WIDE)[0]
-                if name == "vision"
-                else self.joint_loss(scenes, fraction)
-            )
+            if name == "vision":
+                loss = self.dense_loss(scenes, SIGMA_WIDE)[0]
+            elif name == "text":
+                loss = self.resting_loss(scenes)
+            else:
+                loss = self.joint_loss(scenes, fraction)
             optimizer.zero_grad()
             loss.backward()
             self.team.average(parameters)
@@ -223,10 +243,14 @@ class Trainer:
 
     def run(self) -> None:
         self.model.train()
-        vision, joint = self.options.vision_minutes, self.options.minutes
-        if self.clock.elapsed < vision:
-            self.phase("vision", vision, self.options.vision_rate, self.options.vision_batch)
-        self.phase("joint", vision + joint, self.options.rate, self.options.batch)
+        options = self.options
+        joint_from = options.vision_minutes
+        text_from = joint_from + options.minutes
+        if self.clock.elapsed < joint_from:
+            self.phase("vision", 0.0, joint_from, options.vision_rate, options.vision_batch)
+        if self.clock.elapsed < text_from:
+            self.phase("joint", joint_from, text_from, options.rate, options.batch)
+        self.phase("text", text_from, text_from + options.text_minutes, options.text_rate, options.text_batch)
 
 
 def export(
@@ -246,6 +270,7 @@ def main() -> None:
     )
     parser.add_argument("--vision-minutes", type=float, default=25, help="of the vision tower alone")
     parser.add_argument("--minutes", type=float, default=65, help="of everything together, afterwards")
+    parser.add_argument("--text-minutes", type=float, default=40, help="of the language model alone, at last")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vision-rate", type=float, default=2e-3)
     parser.add_argument("--rate", type=float, default=1.2e-3)
@@ -254,6 +279,8 @@ def main() -> None:
     )
     parser.add_argument("--vision-batch", type=int, default=16, help="scenes a step")
     parser.add_argument("--batch", type=int, default=8, help="new scenes a step")
+    parser.add_argument("--text-rate", type=float, default=8e-4)
+    parser.add_argument("--text-batch", type=int, default=3, help="new scenes a step")
     parser.add_argument("--replay", type=int, default=0, help="remembered scenes a step, text only")
     parser.add_argument("--init", default="", help="a small checkpoint folder to start from")
     parser.add_argument("--save-every", type=float, default=5, help="minutes")
