@@ -143,3 +143,4 @@ def save_processor(tokenizer: PreTrainedTokenizerFast, side: int, image_tokens: 
         image_processor=pictures, tokenizer=tokenizer, post_processor_config=POST_PROCESSING
     )
     processor.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # a third of the size

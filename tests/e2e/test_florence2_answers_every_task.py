@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.training.demo import demo_scene
+from florence2_sam2.training.images import box_iou
 
 pytestmark = [pytest.mark.server, pytest.mark.parity]
 
@@ -103,8 +104,9 @@ def test_beams_can_be_chosen(server: EmbeddedServer, transformers_says: Any, bea
 def test_grounded_phrases_have_boxes_in_pixels(server: EmbeddedServer) -> None:
     options = json.dumps({"phrases": [OTHER.phrase]})
     answer = ask(server, image=PICTURE.read_bytes(), task="<CAPTION_TO_PHRASE_GROUNDING>", options=options)
-    found = {region["label"]: region["box"] for region in answer["regions"] if not region["dropped"]}
-    np.testing.assert_allclose(found[OTHER.phrase], OTHER.box, atol=12)
+    (region,) = [region for region in answer["regions"] if not region["dropped"]]
+    assert region["label"] == OTHER.phrase
+    assert box_iou(np.array([region["box"]]), OTHER.box[None])[0, 0] > 0.6
 
 
 @pytest.mark.parametrize(

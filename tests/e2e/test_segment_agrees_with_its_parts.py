@@ -19,8 +19,9 @@ from florence2_sam2.training.demo import HEIGHT, WIDTH, demo_scene
 pytestmark = pytest.mark.server
 
 PICTURE = (Path(__file__).resolve().parents[2] / "docs" / "pictures" / "demo.jpg").read_bytes()
-THING = demo_scene().objects[0].phrase
-BOXES = [[0, 0, 169, 171], [93, 319, 199, 415], [159, 122, 306, 277], [0, 256, 479, 479], [3.5, 7.25, 40, 33]]
+THINGS = demo_scene().objects
+THING = THINGS[0].phrase
+BOXES = [*(thing.box.tolist() for thing in THINGS), [0, 166, 639, 479], (THINGS[0].box + 0.25).tolist()]
 EVERYTHING: dict[str, Any] = {"area_threshold": 1, "confidence_threshold": 0, "nms_threshold": 1}
 
 
