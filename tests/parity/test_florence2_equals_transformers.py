@@ -183,9 +183,9 @@ def both(task: str, ids: list[int], image_size: tuple[int, int]) -> tuple[list[R
     frame = [SPEC.tokens.bos, *ids, SPEC.tokens.eos]
     text = processor.batch_decode([frame], skip_special_tokens=False)[0]
     answer = processor.post_process_generation(text, task=task, image_size=image_size)[task]
-    parsed = parse_regions(frame, SPEC.answers[task], tokens, *image_size)
+    parsed = parse_regions(frame, SPEC.answers[task], tokens, *image_size, SPEC.banned_phrases)
     assert parsed.warnings == []
-    return parsed.regions, answer
+    return [region for region in parsed.regions if region.dropped != "banned_phrase"], answer
 
 
 boxes_of_a_phrase = st.lists(st.lists(bins, min_size=4, max_size=4), min_size=1, max_size=3).map(
