@@ -142,11 +142,16 @@ def test_prompts_of_all_tasks() -> None:
         assert prompts.encode(task, text).ids.tolist() == their_prompt(task + text)
 
 
+def fits(text: str) -> bool:
+    """Whether it is surely not cut: the small checkpoint leaves 111 positions beside those of the picture."""
+    return len(text.encode()) <= 80  # a token has at least a byte
+
+
 ordinary = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="<>{}"),
     min_size=1,
     max_size=60,
-).filter(lambda text: text.strip())
+).filter(lambda text: text.strip() and fits(text))
 
 
 @given(ordinary)
@@ -155,7 +160,11 @@ def test_ordinary_text_has_their_ids(text: str) -> None:
     assert prompts.encode(GROUNDING, text).ids.tolist() == their_prompt(GROUNDING + text)
 
 
-@given(st.lists(ordinary.map(str.strip), min_size=1, max_size=4))
+@given(
+    st.lists(ordinary.map(str.strip), min_size=1, max_size=4).filter(
+        lambda texts: fits("<and>" * 4 + "".join(texts))
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_phrases_are_joined_as_their_tokenizer_reads_it(phrases: list[str]) -> None:
     assert prompts.encode(GROUNDING, "", phrases).ids.tolist() == their_prompt(
