@@ -114,17 +114,15 @@ def miscounted(rng: np.random.Generator, mention: Mention, share: float) -> Ment
 
 
 def absent(rng: np.random.Generator, mentions: Sequence[Mention]) -> Mention:
-    """A phrase for what is not there; mostly it shares its colour or its kind with something that is."""
+    """A phrase for what no mention names; mostly it shares its colour or its kind with something that one does."""
     near = mentions[int(rng.integers(len(mentions)))]
     choice = rng.random()
-    pairs = [
-        (kind, colour)
-        for kind in KINDS
-        for colour in TRAINING_COLOURS[kind]
-        if (choice < 0.2 or (colour == near.colour if choice < 0.7 else kind == near.kind))
-        and all((kind, colour) != (m.kind, m.colour) for m in mentions)
-    ] or [(kind, colour) for kind in KINDS for colour in TRAINING_COLOURS[kind][:1] if kind != near.kind]
-    return Mention(phrase_for(*pairs[int(rng.integers(len(pairs)))]), np.zeros((0, 4)))
+    named = {(m.kind, m.colour) for m in mentions}
+    free = [(k, c) for k in KINDS for c in TRAINING_COLOURS[k] if (k, c) not in named]
+    like = [(k, c) for k, c in free if (c == near.colour if choice < 0.6 else k == near.kind)]
+    pairs = like if like and choice > 0.2 else free  # nothing is like a table
+    kind, colour = pairs[int(rng.integers(len(pairs)))]
+    return Mention(phrase_for(kind, colour), np.zeros((0, 4)), kind)
 
 
 def misquoted(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Mention]:
@@ -135,7 +133,7 @@ def misquoted(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Men
     """
     said = [miscounted(rng, m, 0.5) for m in mentions]
     for _ in range(int(rng.choice((0, 1, 2), p=(0.45, 0.4, 0.15)))):
-        said.insert(int(rng.integers(len(mentions) + 1)), absent(rng, mentions))
+        said.insert(int(rng.integers(len(said) + 1)), absent(rng, said))
     return sorted(said, key=lambda m: m.phrase == TABLE_PHRASE)
 
 

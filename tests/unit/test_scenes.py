@@ -19,7 +19,7 @@ from florence2_sam2.training.captions import (
 )
 from florence2_sam2.training.outlines import OUTLINES
 from florence2_sam2.training.scenes import MIN_VISIBLE, Scene, draw_scene, squeezed
-from florence2_sam2.training.vocabulary import HELD_OUT_PAIRS, KINDS, TABLE, phrase_for
+from florence2_sam2.training.vocabulary import HELD_OUT_PAIRS, KINDS, TABLE, TABLE_PHRASE, phrase_for
 
 
 def scenes(count: int, seed: int = 7, size: int = 96, held_out: bool = False) -> list[Scene]:
@@ -172,12 +172,19 @@ def test_grounding_leaves_out_what_a_phrase_does_not_stand_for() -> None:
 
 def test_what_is_absent_is_not_there_and_never_a_held_out_pair() -> None:
     rng = np.random.default_rng(8)
-    for scene in scenes(60, size=48):
-        mentions = scene.mentions()
-        made_up = absent(rng, mentions)
-        kind = made_up.phrase.split()[-1]
-        assert not len(made_up.boxes)
-        assert (kind, made_up.colour) not in {(o.kind, o.colour) for o in scene.objects} | HELD_OUT_PAIRS
+    for scene in scenes(40, size=48):
+        named = scene.mentions()
+        there = {(o.kind, o.colour) for o in scene.objects}
+        for _ in range(30):
+            made_up = absent(rng, named)
+            assert not len(made_up.boxes)
+            assert (made_up.kind, made_up.colour) not in there | HELD_OUT_PAIRS
+
+
+def test_beside_a_table_alone_anything_else_is_absent() -> None:
+    rng = np.random.default_rng(8)
+    table = [Mention(TABLE_PHRASE, np.array([[0, 0.5, 1, 1]]), TABLE)]
+    assert len({absent(rng, table).phrase for _ in range(60)}) > 30
 
 
 def test_misquoted_captions_keep_every_box_and_repeat_no_trigram() -> None:
@@ -194,6 +201,7 @@ def test_misquoted_captions_keep_every_box_and_repeat_no_trigram() -> None:
         miscounts += [m.phrase for m in kept] != [m.phrase for m in mentions]
         additions += len(said) > len(kept)
         assert repeated_trigram(caption(said, scene.background)) is None
+        assert len({(m.kind, m.colour) for m in said}) == len(said)
     assert miscounts > 10
     assert additions > 30
 
