@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,14 +67,32 @@ def drop_large(candidates: list[Candidate], width: int, height: int, threshold: 
     _mark(left, area_filter(box_area_ratios(boxes, width, height), threshold), "area")
 
 
-def drop_empty(candidates: list[Candidate]) -> None:
-    """Drop masks without a positive logit: they must not suppress anything either."""
-    left = open_candidates(candidates)
-    _mark(
-        left,
-        np.array([candidate.logits is not None and candidate.logits.max() > 0 for candidate in left]),
-        "empty_mask",
-    )
+def drop_empty(
+    candidates: list[Candidate], width: int, height: int, make: Callable[[Candidate], None]
+) -> None:
+    """Drop masks that have no pixel at the picture's own size, before they could suppress anything.
+
+    `make` gives a candidate its mask. It is asked only where the logits do not decide.
+    """
+    for candidate in open_candidates(candidates):
+        assert candidate.logits is not None
+        if surely_shown(candidate.logits, width, height):
+            continue
+        make(candidate)
+        if candidate.mask is None or candidate.mask.area == 0:
+            candidate.reason = "empty_mask"
+
+
+def surely_shown(logits: Floats, width: int, height: int) -> bool:
+    """Whether bilinear resizing of logits [s,s] to the picture's size is sure to leave a positive value.
+
+    It is where four neighbours are positive and the picture has at least as many rows and columns as the logits: then
+    some pixel's centre lies between the four, and its value is a mean of theirs.
+    """
+    positive = logits > 0
+    rows = positive[:-1] & positive[1:]
+    four = bool((rows[:, :-1] & rows[:, 1:]).any())
+    return four and height >= logits.shape[0] and width >= logits.shape[1]
 
 
 def drop_uncertain(candidates: list[Candidate], threshold: float) -> None:

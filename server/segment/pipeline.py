@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from florence2_sam2.postprocess import CroppedMask, upsample_mask
+from florence2_sam2.postprocess import upsample_mask
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.segment.candidates import (
     Candidate,
@@ -210,24 +210,24 @@ def _candidate(region: Region) -> Candidate:
 
 def _choose_and_upsample(outcome: Outcome, request: SegmentRequest) -> None:
     """The filters behind SAM2, and full-size masks for what they need and what they leave."""
-    drop_empty(outcome.candidates)
+    width, height = outcome.width, outcome.height
+
+    def make(candidate: Candidate) -> None:
+        assert candidate.logits is not None
+        candidate.mask = upsample_mask(candidate.logits, width, height)
+
+    drop_empty(outcome.candidates, width, height, make)
     drop_uncertain(outcome.candidates, request.confidence_threshold)
     form = request.options.nms
-    if form == "box":  # masks of suppressed boxes are never made
+    if form == "box":  # most masks of suppressed boxes are never made
         drop_overlapping(outcome.candidates, form, request.nms_threshold)
     for candidate in outcome.kept:
-        assert candidate.logits is not None
-        candidate.mask = _mask(candidate.logits, outcome)
-        if candidate.mask.area == 0:  # nothing of it is left at the picture's own, smaller size
-            candidate.reason = "empty_mask"
+        if candidate.mask is None:
+            make(candidate)
     if form != "box":
         drop_overlapping(outcome.candidates, form, request.nms_threshold)
     for candidate in outcome.candidates:
         candidate.logits = None
-
-
-def _mask(logits: Floats, outcome: Outcome) -> CroppedMask:
-    return upsample_mask(logits, outcome.width, outcome.height)
 
 
 @contextmanager
