@@ -27,7 +27,12 @@ transformers = pytest.importorskip("transformers")
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "models" / "small" / "florence2"
-SPEC = manifest.Florence2.read(ROOT / "model_repository" / "florence2" / "1")
+# Pictures of fewer tokens than the checkpoint's: sums over many of them round so differently in two libraries that
+# beams which are nearly as good change places.
+SIDE, IMAGE_TOKENS = 128, 65
+SPEC = replace(
+    manifest.Florence2.read(ROOT / "model_repository" / "florence2" / "1"), image_tokens=IMAGE_TOKENS
+)
 FLORENCE = manifest.Generation(
     num_beams=3, max_new_tokens=40, no_repeat_ngram_size=3, forced_bos=0, forced_eos=2, early_stopping=True
 )
@@ -95,7 +100,7 @@ def random_model(seed: int) -> Any:
         states = model.model.language_model.decoder(
             input_ids=torch.randint(4, 400, (4, 30)), encoder_hidden_states=encoder_states
         ).last_hidden_state.mean(dim=(0, 1))
-        model.lm_head.weight[EOS] = 8.5 * states / states.square().sum()
+        model.lm_head.weight[EOS] = 9.5 * states / states.square().sum()
     return model
 
 
@@ -110,7 +115,7 @@ def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("noisy")
     model = random_model(request.param)
-    for graph in exporter.graphs(model, SPEC.image.height, SPEC.image.width):
+    for graph in exporter.graphs(model, SIDE, SIDE):
         if graph.file != exporter.VISION_ENCODER:
             write_graph(graph, folder / Path(graph.file).name, opset=SPEC.opset, precision="fp32")
     rng = np.random.default_rng(request.param)
