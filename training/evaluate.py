@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor, Sam2Model
 
+from florence2_sam2.postprocess import box_iou_matrix
 from florence2_sam2.training.captions import CAPTION_PROMPT, GROUNDING_PROMPT, Mention, parse_answer
-from florence2_sam2.training.images import box_iou, to_pixels
+from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.sam2 import side_of
 from florence2_sam2.training.scenes import Scene, draw_scene
-from florence2_sam2.training.scoring import read_phrase
+from florence2_sam2.training.scoring import BOX_IOU, matched, read_phrase, size_class
 from florence2_sam2.training.statistics import Estimate, mean, share
 
 SEED = 10**6
@@ -42,15 +43,8 @@ def matched_iou(truth: Mention, said: list[Mention]) -> list[float]:
     """For each true box of the phrase the IoU of the said box that is matched to it, 0 where there is none."""
     pair = read_phrase(truth.phrase)
     boxes = [m.boxes for m in said if read_phrase(m.phrase) == pair]
-    best = [0.0] * len(truth.boxes)
-    if not boxes:
-        return best
-    iou = box_iou(truth.boxes, np.concatenate(boxes))
-    while iou.size and iou.max() > 0:  # greedily, the best pair first
-        row, column = np.unravel_index(int(iou.argmax()), iou.shape)
-        best[row] = float(iou[row, column])
-        iou[row], iou[:, column] = 0, 0
-    return best
+    overlap = box_iou_matrix(truth.boxes, np.concatenate([np.zeros((0, 4)), *boxes]))
+    return list(matched(overlap, overlap > 0))
 
 
 def of_those_said(truth: list[Mention], said: list[Mention]) -> list[bool]:
@@ -59,7 +53,7 @@ def of_those_said(truth: list[Mention], said: list[Mention]) -> list[bool]:
     for pair in {read_phrase(m.phrase) for m in said}:
         boxes = np.concatenate([m.boxes for m in said if read_phrase(m.phrase) == pair])
         hits = [
-            sum(iou > 0.5 for iou in matched_iou(m, said)) for m in truth if read_phrase(m.phrase) == pair
+            sum(iou > BOX_IOU for iou in matched_iou(m, said)) for m in truth if read_phrase(m.phrase) == pair
         ]
         right += [i < sum(hits) for i in range(len(boxes))]
     return right
@@ -104,21 +98,11 @@ class Grounding:
     def add(self, truth: list[Mention], said: list[Mention]) -> None:
         for mention in truth:
             for box, iou in zip(mention.boxes, matched_iou(mention, said), strict=True):
-                self.found.append(iou > 0.5)
-                self.by_kind[mention.kind].append(iou > 0.5)
-                self.by_size[size_class(box)].append(iou > 0.5)
-                if iou > 0.5:
+                self.found.append(iou > BOX_IOU)
+                self.by_kind[mention.kind].append(iou > BOX_IOU)
+                self.by_size[size_class(box, 1, 1)].append(iou > BOX_IOU)
+                if iou > BOX_IOU:
                     self.overlaps.append(iou)
-
-
-def size_class(box: np.ndarray) -> str:
-    """The longer side of a box, given in fractions of the picture, as a class of sizes."""
-    side = float((box[2:] - box[:2]).max())
-    return next(
-        name
-        for limit, name in ((0.1, "< 0.1"), (0.2, "0.1-0.2"), (0.35, "0.2-0.35"), (9, "> 0.35"))
-        if side < limit
-    )
 
 
 def evaluate_florence2(florence2: Florence2, scenes: list[Scene], batch: int = 8) -> dict[str, Any]:
@@ -177,7 +161,7 @@ def evaluate_sam2(model: Sam2Model, scenes: list[Scene]) -> dict[str, Any]:
             overlaps.append(iou)
             errors.append(abs(float(score) - iou))
             by_kind[thing.kind].append(iou)
-            by_size[size_class(box)].append(iou)
+            by_size[size_class(box, 1, 1)].append(iou)
     return {
         "mask IoU": mean(overlaps),
         "masks above 0.9": share([v > 0.9 for v in overlaps]),

@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 from tritonclient.utils import InferenceServerException
 
+from florence2_sam2.postprocess import box_iou_matrix
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.training.demo import demo_scene
-from florence2_sam2.training.images import box_iou
 
 pytestmark = [pytest.mark.server, pytest.mark.parity]
 
@@ -106,7 +106,7 @@ def test_grounded_phrases_have_boxes_in_pixels(server: EmbeddedServer) -> None:
     answer = ask(server, image=PICTURE.read_bytes(), task="<CAPTION_TO_PHRASE_GROUNDING>", options=options)
     (region,) = [region for region in answer["regions"] if not region["dropped"]]
     assert region["label"] == OTHER.phrase
-    assert box_iou(np.array([region["box"]]), OTHER.box[None])[0, 0] > 0.6
+    assert box_iou_matrix([region["box"]], [OTHER.box])[0, 0] > 0.6
 
 
 @pytest.mark.parametrize(
