@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,13 @@ def reference(small_checkpoints: Path) -> Any:
     from bench.reference import Reference  # not at the top: it needs torch
 
     return Reference(small_checkpoints / "florence2", small_checkpoints / "sam2")
+
+
+@pytest.fixture(scope="session")
+def exports(small_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The `exports.Exported` of both small checkpoints in a precision. Not to be written to."""
+    from exports import exported_in  # not at the top: it needs torch
+
+    return functools.cache(
+        lambda precision: exported_in(precision, small_checkpoints, tmp_path_factory.mktemp(precision))
+    )

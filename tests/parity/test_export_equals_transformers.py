@@ -7,18 +7,18 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import pytest
 import tokenizers
 import torch
+from exports import Exported
 from transformers import Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
 
 from florence2_sam2.cli import main
 from florence2_sam2.export import graphs
-from florence2_sam2.export.checks import Case, Row, check_graph
+from florence2_sam2.export.checks import Case, check_graph
 from florence2_sam2.export.configs import read_dims
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.run import export
@@ -35,27 +35,9 @@ FLORENCE2_FILES = {
 SAM2_FILES = {"sam2_image_encoder/1/model.onnx", "sam2_mask_decoder/1/model.onnx"}
 
 
-@dataclass(frozen=True)
-class Exported:
-    repository: Path
-    rows: list[Row]
-    said: list[str]
-
-
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
-def exported(
-    request: pytest.FixtureRequest, small_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Exported:
-    repository = tmp_path_factory.mktemp(request.param) / "repository"
-    said: list[str] = []
-    rows = export(
-        repository,
-        str(small_checkpoints / "florence2"),
-        str(small_checkpoints / "sam2"),
-        precision=request.param,
-        report=said.append,
-    )
-    return Exported(repository, rows, said)
+def exported(request: pytest.FixtureRequest, exports: Callable[[str], Exported]) -> Exported:
+    return exports(request.param)
 
 
 def precision(exported: Exported) -> str:

@@ -1,0 +1,30 @@
+"""Exports of the small checkpoints, each made once for all tests that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from florence2_sam2.export.checks import Row
+from florence2_sam2.export.run import export
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A repository that tests only read, its parity table, and what the exporter said."""
+
+    repository: Path
+    rows: list[Row]
+    said: list[str]
+
+
+def exported_in(precision: str, checkpoints: Path, folder: Path) -> Exported:
+    said: list[str] = []
+    rows = export(
+        folder / "repository",
+        str(checkpoints / "florence2"),
+        str(checkpoints / "sam2"),
+        precision=precision,
+        report=said.append,
+    )
+    return Exported(folder / "repository", rows, said)
