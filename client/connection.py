@@ -14,9 +14,8 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     # gRPC waits longer and longer, up to two minutes, before it tries a lost server again; a restarted one is
-    # back in seconds.
+    # back in seconds. (Not min_reconnect_backoff_ms: that is what an attempt to connect may take.)
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 

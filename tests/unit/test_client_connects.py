@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -128,6 +132,41 @@ def test_waiting_gives_up(asynchronous: bool) -> None:
             wait(peer.address, asynchronous, 0.3)
     with pytest.raises(CannotConnect):
         wait(peer.address, asynchronous, 0.3)
+
+
+@contextmanager
+def far_away(address: str, seconds: float) -> Iterator[str]:
+    """The server behind a line on which the first bytes take `seconds`: a distant one, or a machine that is busy."""
+    host, _, port = address.removeprefix("grpc://").rpartition(":")
+
+    def forward(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def connect(near: socket.socket) -> None:
+        time.sleep(seconds)
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as peer, near:
+            threading.Thread(target=forward, args=(near, peer), daemon=True).start()
+            forward(peer, near)
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=connect, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_connection_may_take_its_time() -> None:
+    """A second and more, as with TLS to another continent; the call's own timeout is the limit."""
+    with serving() as peer, far_away(peer.address, 1.5) as address:
+        with Segmenter(address, timeout=10) as segmenter:
+            assert segmenter.segment(b"picture").width == 12
+        with Segmenter(address) as segmenter, pytest.raises(DeadlineExceeded):
+            segmenter.segment(b"picture", timeout=0.5)
 
 
 def test_the_same_client_works_again_after_a_restart() -> None:
