@@ -76,9 +76,13 @@ def save_state(path: Path, modules: dict[str, nn.Module], rng: np.random.Generat
 
 
 def load_state(path: Path, modules: dict[str, nn.Module], rng: np.random.Generator) -> dict[str, Any]:
-    """Restore `save_state`'s modules and random numbers in place; returns the other facts."""
+    """Restore `save_state`'s modules and random numbers in place; returns the other facts.
+
+    A module of which the state knows nothing stays as it is.
+    """
     state: dict[str, Any] = torch.load(path, weights_only=False)
     for name, module in modules.items():
-        module.load_state_dict(state.pop(name))
+        if name in state:
+            module.load_state_dict(state.pop(name))
     rng.bit_generator.state = state.pop("rng")
     return state

@@ -10,9 +10,7 @@ gradients a step costs half.
 
 import argparse
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
+from florence2_sam2.training.average import WeightAverage
 from florence2_sam2.training.captions import (
     Mention,
     caption_example,
@@ -28,11 +27,12 @@ from florence2_sam2.training.captions import (
     misquoted,
 )
 from florence2_sam2.training.dense import DenseHead, cell_counts, stack_targets
+from florence2_sam2.training.diet import Diet, draw
 from florence2_sam2.training.florence2 import IMAGE_TOKENS, SIDE, new_model, start_from
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
-from florence2_sam2.training.scenes import Scene, draw_scene, mirrored, squeezed
+from florence2_sam2.training.scenes import Scene
 from florence2_sam2.training.team import Team
 from florence2_sam2.training.team import run as run_team
 from florence2_sam2.training.text_loss import TextLoss
@@ -42,59 +42,7 @@ SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
 LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
-SEVERAL = 0.35  # of the phrases stand for two or three things: more than elsewhere, since counting is hard
 MISQUOTED = 0.25  # of the captions to be grounded; at 0.4 too much that is there was left out as well
-MOSAICS = 0.5  # of the first phase's pictures
-
-
-def draw(rng: np.random.Generator) -> Scene:
-    """A scene for the model's square: half of them drawn so, half of another size and aspect and squeezed."""
-    if rng.random() < 0.5:
-        return draw_scene(rng, SIDE, several=SEVERAL)
-    stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
-    side = SIDE * float(rng.uniform(0.9, 1.6))
-    return squeezed(draw_scene(rng, round(side * stretch), round(side / stretch), several=SEVERAL), SIDE)
-
-
-def mosaic(parts: list[Scene]) -> Scene:
-    """Four scenes of half the side in one square: four times as many things to name for the same pixels."""
-    half = SIDE // 2
-    image = np.empty((SIDE, SIDE, 3), np.uint8)
-    objects = []
-    for (top, left), part in zip(product((0, half), repeat=2), parts, strict=True):
-        image[top : top + half, left : left + half] = part.image
-        for thing in part.objects:
-            mask = np.zeros((SIDE, SIDE), bool)
-            mask[top : top + half, left : left + half] = thing.mask
-            box = thing.box + np.array([left, top, left, top], np.float32)
-            objects.append(replace(thing, box=box, mask=mask))
-    return Scene(image, objects, "", "")
-
-
-class Diet:
-    """Pictures for the vision tower alone: half of them mosaics, and most parts of these seen before.
-
-    Drawing costs a fifth of a step. A part returns a few times, mirrored or not, beside other parts.
-    """
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.parts: deque[Scene] = deque(maxlen=600)
-        self.wholes: deque[Scene] = deque(maxlen=600)
-
-    def _one(self, seen: deque[Scene], fresh: Callable[[], Scene], share: float) -> Scene:
-        if len(seen) < 64 or self.rng.random() < share:
-            seen.append(fresh())
-            return seen[-1]
-        scene = seen[int(self.rng.integers(len(seen)))]
-        return mirrored(scene) if self.rng.random() < 0.5 else scene
-
-    def draw(self) -> Scene:
-        if self.rng.random() < MOSAICS:
-            return mosaic(
-                [self._one(self.parts, lambda: draw_scene(self.rng, SIDE // 2), 0.3) for _ in range(4)]
-            )
-        return self._one(self.wholes, lambda: draw(self.rng), 0.4)
 
 
 @dataclass(frozen=True)
@@ -137,7 +85,12 @@ class Trainer:
         self.head = DenseHead()
         self.matrices = [*hidden_matrices(self.model), *hidden_matrices(self.head)]
         self.text_loss = TextLoss(self.model, self.tokenizer)
-        self.modules: dict[str, nn.Module] = {"model": self.model, "head": self.head}
+        self.mean = WeightAverage(self.model)
+        self.modules: dict[str, nn.Module] = {
+            "model": self.model,
+            "head": self.head,
+            "average": self.mean.averaged,
+        }
         self.log = Log(options.output / "log.jsonl")
         self.state = options.output / "state.pt"
         self.memory: deque[Story] = deque(maxlen=MEMORY)
@@ -201,7 +154,11 @@ class Trainer:
         return told + 0.5 * named + placed + 0.5 * counted
 
     def phase(self, name: str, begin: float, until: float, rate: float, batch: int) -> None:
-        """Train until that many minutes have passed; each phase has its own learning-rate cosine."""
+        """Train until that many minutes have passed; each phase has its own learning-rate cosine.
+
+        Where texts are learnt, the phase ends with the mean of its last weights.
+        """
+        averaging = name != "vision"  # its weights still go somewhere
         body = self.model.model
         vision = [p for t in (body.vision_tower, body.multi_modal_projector) for p in t.parameters()]
         if name == "vision":
@@ -217,7 +174,8 @@ class Trainer:
         since, saved = self.step, self.clock.elapsed
         while (elapsed := self.team.agree(self.clock.elapsed)) < until:
             fraction = (elapsed - begin) / (until - begin)
-            optimizer.set_rate(learning_rate(rate, self.step - since, fraction))
+            at = self.mean.for_rate(fraction) if averaging else fraction
+            optimizer.set_rate(learning_rate(rate, self.step - since, at))
             scenes = [self.diet.draw() if name == "vision" else draw(self.rng) for _ in range(batch)]
             if name == "vision":
                 loss = self.dense_loss(scenes, SIGMA_WIDE)[0]
@@ -230,6 +188,8 @@ class Trainer:
             self.team.average(parameters)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
+            if averaging:
+                self.mean.step(fraction)
             self.step += 1
             if not self.team.leads:
                 continue
@@ -238,6 +198,7 @@ class Trainer:
             if self.clock.elapsed - saved > self.options.save_every:
                 saved = self.clock.elapsed
                 save_state(self.state, self.modules, self.rng, step=self.step, elapsed=saved)
+        self.mean.take_over()
         if self.team.leads:
             save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed)
 
