@@ -37,8 +37,9 @@ class BackbonePosition(nn.Module):
         self.repeats = (height // self.window.shape[0], width // self.window.shape[1], 1)
 
     def forward(self) -> torch.Tensor:
-        tall = (self.rows @ self.background.flatten(1)).unflatten(1, self.background.shape[1:])  # [H,w,C]
-        return (self.columns @ tall + self.window.tile(self.repeats))[None]
+        height, (_, w, channels) = self.rows.shape[0], self.background.shape
+        tall = (self.rows @ self.background.reshape(-1, w * channels)).reshape(height, w, channels)
+        return (self.columns @ tall + self.window.repeat(self.repeats))[None]
 
 
 def stretching(count: int, size: int) -> torch.Tensor:
