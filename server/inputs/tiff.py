@@ -87,6 +87,8 @@ _Entry = tuple[int, int, int]
 def _directory(data: bytes, order: str, big: bool) -> dict[int, _Entry]:
     if big:
         (start,) = struct.unpack_from(order + "Q", data, 8)
+        if start > len(data):  # also: more than Python takes for an offset
+            raise DamagedTiff("is cut off: the TIFF ends before its directory")
         (count,) = struct.unpack_from(order + "Q", data, start)
         first, step, inline = start + 8, 20, 8
     else:

@@ -13,7 +13,7 @@ from florence2_sam2.postprocess.rle import decode_rle
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.training.scenes import draw_scene
 
-pytestmark = [pytest.mark.server, pytest.mark.parity]
+pytestmark = [pytest.mark.server, pytest.mark.parity, pytest.mark.long]
 
 
 def test_the_same_objects(server: EmbeddedServer, exports: Callable[[str], Exported]) -> None:

@@ -217,6 +217,13 @@ def test_the_message_names_the_field_that_was_used() -> None:
     assert refusal(b"", field="image_url").startswith("image_url: ")
 
 
+@pytest.mark.parametrize("start", [2**32, 2**63, 2**64 - 1])
+def test_a_bigtiffs_directory_beyond_the_file(start: int) -> None:
+    data = bytearray(FILES["BigTIFF"])
+    data[8:16] = struct.pack("<Q", start)
+    assert "cut off" in refusal(bytes(data))
+
+
 @settings(max_examples=300, deadline=2000)
 @given(
     form=st.sampled_from(sorted(FILES)),
