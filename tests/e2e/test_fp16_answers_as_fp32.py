@@ -26,7 +26,7 @@ def test_the_same_objects(server: EmbeddedServer, exports: Callable[[str], Expor
     assert narrow.caption == wide.caption
     assert [item.label for item in narrow.objects] == [item.label for item in wide.objects]
     assert wide.objects
-    for one, other_one in zip(wide.objects, narrow.objects, strict=True):
-        np.testing.assert_allclose(other_one.box, one.box, atol=0.002 * max(rgb.shape))  # two location bins
-        assert other_one.score == pytest.approx(one.score, abs=0.01)
-        assert iou(decode_rle(one.rle or {}), decode_rle(other_one.rle or {})) > 0.98
+    for one, rounded in zip(wide.objects, narrow.objects, strict=True):
+        np.testing.assert_allclose(rounded.box, one.box, atol=0.002 * max(rgb.shape))  # two location bins
+        assert rounded.score == pytest.approx(one.score, abs=0.01)
+        assert iou(decode_rle(one.rle or {}), decode_rle(rounded.rle or {})) > 0.98

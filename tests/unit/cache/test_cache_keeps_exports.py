@@ -1,28 +1,17 @@
-"""`obtain`: an export is made once, found again, never taken for whole when it is not, and made by one process alone.
-
-The hub is the loopback one. In place of the export itself, which takes torch and a while, a process copies the packaged
-repository the way the export puts a finished one in place; tests/e2e/test_released_checkpoints.py has the real one.
-"""
+"""`obtain`: an export is made once, found again, and never taken for whole when it is not."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer, running
+from cache_machine import FLORENCE2, SAM2, Machine
 
-from florence2_sam2.cache import exporting, obtain
 from florence2_sam2.cache.content import content_hash
 from florence2_sam2.cache.exporting import ExportFailed
-from florence2_sam2.cache.obtain import Obtained
 from florence2_sam2.cache.recipe import Checkpoint, Recipe
 from florence2_sam2.cache.store import Cache, CacheError, default_folder
 from florence2_sam2.cli import main
@@ -30,82 +19,6 @@ from florence2_sam2.hub.download import fetch
 from florence2_sam2.hub.errors import HubError, Unavailable
 from florence2_sam2.hub.names import HubName
 from florence2_sam2.hub.store import Store
-
-FLORENCE2, SAM2 = "florence-community/Florence-2-base-ft", "facebook/sam2.1-hiera-tiny"
-
-WORKER = """
-import json, os, shutil, sys, tempfile, time
-from pathlib import Path
-from florence2_sam2.export.repository import staged
-from florence2_sam2.server.manifest import packaged_repository
-plan = json.loads(sys.argv[1])
-control = Path(os.environ["TEST_CONTROL"])
-with (control / "exports").open("a") as file:
-    file.write(json.dumps(plan) + "\\n")
-with staged(Path(plan["output"])) as stage:
-    shutil.copytree(packaged_repository(), stage, dirs_exist_ok=True)
-    print(json.dumps({"say": "half of it is there"}), flush=True)
-    while (control / "wait").exists():
-        time.sleep(0.01)
-    if (control / "fail").exists():
-        print(json.dumps({"error": "the checkpoint cannot be served"}), flush=True)
-        sys.exit(1)
-    if (control / "die").exists():
-        os.abort()
-"""
-
-
-class Machine:
-    """A user's machine: the cache, the hub, and what the export does there."""
-
-    def __init__(self, folder: Path, hub: HubServer) -> None:
-        self.hub = hub
-        self.cache = Cache(folder / "cache")
-        self.control = folder / "control"
-        self.control.mkdir()
-
-    def obtain(
-        self, florence2: str = FLORENCE2, sam2: str = SAM2, precision: str = "fp32"
-    ) -> tuple[Obtained, list[str]]:
-        said: list[str] = []
-        obtained = obtain.obtain(florence2, sam2, precision, self.cache, said.append)
-        return obtained, said
-
-    def exports(self) -> list[dict[str, str]]:
-        file = self.control / "exports"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    def tell(self, what: str) -> None:
-        (self.control / what).touch()
-
-    def forget(self, what: str) -> None:
-        (self.control / what).unlink()
-
-    def stages(self) -> list[Path]:
-        return [path for entry in self.cache.folder.glob("*") for path in entry.glob(".repository-*")]
-
-
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER)
-    monkeypatch.setattr(exporting, "WORKER", (str(worker),))
-    monkeypatch.setenv("TEST_CONTROL", str(tmp_path / "control"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
-    for variable in ("HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(variable, raising=False)
-    with running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        for name in (FLORENCE2, SAM2):
-            hub.add(name, {"config.json": b"{}", "model.safetensors": b"first"})
-        yield Machine(tmp_path, hub)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_the_second_start_finds_it(machine: Machine) -> None:
@@ -219,112 +132,6 @@ def test_contents_are_read_once(tmp_path: Path) -> None:
     assert content_hash(file, notes) == "noted", "it was read although nothing has changed"
     note.write_text("damaged")
     assert content_hash(file, notes) == first
-
-
-def test_two_at_once_export_once(machine: Machine) -> None:
-    machine.tell("wait")
-    results: list[tuple[Obtained, list[str]]] = []
-    threads = []
-    said: list[list[str]] = [[], []]
-
-    def start(index: int) -> None:
-        got = obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, said[index].append)
-        results.append((got, said[index]))
-
-    for index in range(2):
-        threads.append(threading.Thread(target=start, args=(index,)))
-        threads[-1].start()
-        until(lambda: machine.stages())
-    until(lambda: any("waiting" in line for line in said[1]))
-    assert not results
-    machine.forget("wait")
-    for thread in threads:
-        thread.join(30)
-    assert len(results) == 2
-    assert len(machine.exports()) == 1
-    assert [line for line in said[1] if line.startswith("another process exports")]
-    assert said[1][-1].endswith("exported before")
-
-
-def test_whoever_waits_for_an_export_that_fails_makes_it(machine: Machine) -> None:
-    machine.tell("wait")
-    outcomes: dict[str, object] = {}
-
-    def start(name: str) -> None:
-        try:
-            outcomes[name] = machine.obtain()[0]
-        except ExportFailed as error:
-            outcomes[name] = error
-
-    first = threading.Thread(target=start, args=("first",))
-    first.start()
-    until(lambda: machine.stages())
-    second = threading.Thread(target=start, args=("second",))
-    second.start()
-    time.sleep(0.2)
-    machine.tell("fail")
-    machine.forget("wait")
-    first.join(30)
-    machine.forget("fail")
-    second.join(30)
-    assert isinstance(outcomes["first"], ExportFailed)
-    # The second one may have begun before the switch was turned: then it failed as well, and said so.
-    assert isinstance(outcomes["second"], Obtained | ExportFailed)
-    assert len(machine.exports()) == 2
-
-
-@pytest.mark.parametrize(("how", "says"), [("fail", "^the checkpoint cannot be served$"), ("die", "SIGABRT")])
-def test_an_export_that_fails_leaves_nothing(machine: Machine, how: str, says: str) -> None:
-    machine.tell(how)
-    with pytest.raises(ExportFailed, match=says) as caught:
-        machine.obtain()
-    assert "\n" not in str(caught.value)
-    assert not machine.cache.entries()
-    assert not machine.stages()
-    machine.forget(how)
-    machine.obtain()
-
-
-def test_an_interrupt_ends_the_export_and_leaves_nothing(machine: Machine) -> None:
-    machine.tell("wait")
-
-    def interrupted(text: str) -> None:
-        if "half" in text:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, interrupted)
-    assert not machine.stages()
-    machine.forget("wait")
-    machine.obtain()
-    assert len(machine.exports()) == 2
-
-
-def test_a_process_killed_in_the_middle_takes_its_export_along(machine: Machine) -> None:
-    machine.tell("wait")
-    code = (
-        "import sys; from pathlib import Path; from florence2_sam2.cache import exporting, obtain;"
-        " from florence2_sam2.cache.store import Cache; exporting.WORKER = (sys.argv[1],);"
-        f" obtain.obtain({FLORENCE2!r}, {SAM2!r}, 'fp32', Cache(Path(sys.argv[2])), print)"
-    )
-    arguments = [sys.executable, "-c", code, exporting.WORKER[0], str(machine.cache.folder)]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    until(lambda: machine.stages() or process.poll() is not None)
-    worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    until(
-        lambda: (
-            not Path(f"/proc/{worker}").exists()
-            or "\nState:\tZ" in Path(f"/proc/{worker}/status").read_text()
-        )
-    )
-    assert machine.stages(), "the test killed it too late"
-    assert not machine.cache.entries()[0].is_whole
-    machine.forget("wait")
-    machine.obtain()
-    assert len(machine.exports()) == 2
-    assert not machine.stages()
 
 
 def test_a_damaged_export_is_made_again(machine: Machine) -> None:
