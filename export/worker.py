@@ -7,11 +7,14 @@ PLAN is JSON with what `export` takes. Standard output has one JSON object a lin
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
 from pathlib import Path
 from typing import TextIO
+
+from safetensors import SafetensorError, safe_open
 
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.hub.download import pinned
@@ -20,10 +23,10 @@ from florence2_sam2.hub.names import HubName, parse
 from florence2_sam2.hub.progress import Say, megabytes
 from florence2_sam2.hub.store import Store
 
-# An export has at least this many times the bytes of the weights: some of them are in two graphs. The measure is
-# Florence-2-base with SAM2.1-tiny, stored in fp32; a checkpoint stored in fp16 needs twice as much.
+# An export has at least this many times the bytes of the weights in fp32: some of them are in two graphs. The measure
+# is Florence-2-base with SAM2.1-tiny.
 ROOM = {"fp32": 1.1, "fp16": 0.5}
-WEIGHTS = (".safetensors", ".bin", ".pt")
+PICKLES = (".bin", ".pt")
 
 
 def main(argv: list[str], channel: TextIO) -> int:
@@ -77,10 +80,22 @@ def _require_room(output: Path, checkpoints: tuple[str, ...], precision: str) ->
 
 
 def _weights_bytes(checkpoint: str) -> int:
+    """What the checkpoint's weights take in fp32, whatever they are stored in."""
     name = parse(checkpoint)
     folder = Store.of(name).snapshot(name.revision) if isinstance(name, HubName) else name
-    files = folder.iterdir() if folder.is_dir() else [folder]
-    return sum(path.stat().st_size for path in files if path.suffix in WEIGHTS)
+    files = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    tensors = [path for path in files if path.suffix == ".safetensors"]
+    if tensors:  # these are read, whatever lies beside them
+        return sum(map(_safetensors_bytes, tensors))
+    return sum(path.stat().st_size for path in files if path.suffix in PICKLES)
+
+
+def _safetensors_bytes(path: Path) -> int:
+    try:
+        with safe_open(path, framework="np") as file:
+            return sum(4 * math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return path.stat().st_size  # the export says what is wrong with it
 
 
 def _tell(channel: TextIO, **message: str) -> None:
