@@ -30,6 +30,8 @@ _FROM_THE_CHANNEL = re.compile(
 )
 # Triton's python models have no DEADLINE_EXCEEDED: the server sends CANCELLED with this in front of the message.
 _DEADLINE = "DEADLINE_EXCEEDED: "
+# What the channel itself says when the time is over: the longer form where the server ends the call at that moment.
+_OUT_OF_TIME = re.compile(r"Deadline Exceeded|Stream removed \(Deadline Exceeded\)", re.IGNORECASE)
 # A server's message that names a field begins with it: "area_threshold: must be …".
 _FIELD = re.compile(r"([a-z]\w*(?:\.[^\s:]+)?): ")
 
@@ -101,8 +103,11 @@ _BY_CODE: dict[str, type[SegmenterError]] = {
 }
 
 
-def from_status(code: str, message: str, address: str) -> SegmenterError:
-    """The error for a gRPC status `code` ("UNAVAILABLE" …) with the `message` that came with it."""
+def from_status(code: str, message: str, address: str, timeout: float | None = None) -> SegmenterError:
+    """The error for a gRPC status `code` ("UNAVAILABLE" …) with the `message` that came with it.
+
+    `timeout` is the call's, in seconds, None for none.
+    """
     if code == "UNAVAILABLE" and _FROM_THE_CHANNEL.search(message):
         return CannotConnect(f"no connection to {address}: {message}")
     if code == "NOT_FOUND" and message.endswith("has no available versions"):
@@ -110,14 +115,17 @@ def from_status(code: str, message: str, address: str) -> SegmenterError:
         return ServerOverloaded(f"{address} is stopping or loading its models")
     if code == "CANCELLED" and message.startswith(_DEADLINE):
         return DeadlineExceeded(message.removeprefix(_DEADLINE))
-    if code == "DEADLINE_EXCEEDED" and message in ("", "Deadline Exceeded"):
-        return DeadlineExceeded(f"{address} did not answer in time")
+    if _OUT_OF_TIME.fullmatch(message) or (code == "DEADLINE_EXCEEDED" and not message):
+        limit = "in time" if timeout is None else f"in time: the timeout is {timeout:g} s"
+        return DeadlineExceeded(f"{address} did not answer {limit}")
     if code in _BY_CODE:
         return _BY_CODE[code](message)
     return ServerError(message, code)
 
 
-def from_triton(error: InferenceServerException, address: str) -> SegmenterError:
+def from_triton(
+    error: InferenceServerException, address: str, timeout: float | None = None
+) -> SegmenterError:
     """The same for the one exception class that tritonclient raises."""
     code = str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
-    return from_status(code, str(error.message() or ""), address)
+    return from_status(code, str(error.message() or ""), address, timeout)

@@ -76,15 +76,16 @@ class Segmenter:
         """
         encoded = images.encode(image)
         inputs = request.to_inputs(encoded, settings)
+        limit = _seconds(timeout, self.timeout)
         try:
             answer = self._client.infer(
                 request.MODEL,
                 inputs,
                 outputs=request.wanted_outputs(settings),
-                client_timeout=_seconds(timeout, self.timeout),
+                client_timeout=limit,
             )
         except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address)) from None
+            raise errors.from_triton(error, str(self.address), limit) from None
         return _read(answer, encoded)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
@@ -146,15 +147,16 @@ class AsyncSegmenter:
             images.encode, image
         )  # reading and packing must not hold up the loop
         inputs = request.to_inputs(encoded, settings)
+        limit = _seconds(timeout, self.timeout)
         try:
             answer = await self._client().infer(
                 request.MODEL,
                 inputs,
                 outputs=request.wanted_outputs(settings),
-                client_timeout=_seconds(timeout, self.timeout),
+                client_timeout=limit,
             )
         except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address)) from None
+            raise errors.from_triton(error, str(self.address), limit) from None
         return _read(answer, encoded)
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:

@@ -22,7 +22,19 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (0 success, 1 failure, 2 wrong usage)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    parsed = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(parsed.run(parsed))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read the output, `head` for instance, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
+        return 128 + signal.SIGPIPE
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of one command, `run` among them; exits with 2 and a usage message where they are wrong."""
+    arguments = list(argv)
     parser = argparse.ArgumentParser(
         prog="florence2-sam2", description="Open-vocabulary segmentation: Florence-2 and SAM2 on Triton."
     )
@@ -35,11 +47,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = importlib.import_module(module)
             command.add_arguments(sub)
             sub.set_defaults(run=command.run)
-    parsed = parser.parse_args(arguments)
-    try:
-        return int(parsed.run(parsed))
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read the output, `head` for instance, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
-        return 128 + signal.SIGPIPE
+    return parser.parse_args(arguments)

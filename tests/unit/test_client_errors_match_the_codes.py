@@ -25,6 +25,7 @@ from florence2_sam2.client import (
     ServerError,
     ServerOverloaded,
 )
+from florence2_sam2.client.errors import from_status
 
 
 def segment(address: str, asynchronous: bool, **settings: Any) -> Segmentation:
@@ -133,10 +134,19 @@ def test_a_slow_answer_is_not_waited_for(asynchronous: bool) -> None:
 
     with serving(reply) as peer:
         start = time.monotonic()
-        with pytest.raises(DeadlineExceeded, match="did not answer in time"):
+        with pytest.raises(DeadlineExceeded, match=r"did not answer in time: the timeout is 0.2 s$"):
             segment(peer.address, asynchronous, timeout=0.2)
         assert time.monotonic() - start < 2
         answered.set()
+
+
+@pytest.mark.parametrize("code", ["DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN"])
+def test_the_end_of_the_time_as_the_channel_puts_it(code: str) -> None:
+    """Seen with Triton's server, which at the same moment ended the call of its own."""
+    error = from_status(code, "Stream removed (Deadline Exceeded)", "grpc://a:1", 120.0)
+    assert type(error) is DeadlineExceeded
+    assert str(error) == "grpc://a:1 did not answer in time: the timeout is 120 s"
+    assert str(from_status("DEADLINE_EXCEEDED", "", "grpc://a:1")) == "grpc://a:1 did not answer in time"
 
 
 def test_the_timeout_of_the_client_holds_where_the_call_has_none() -> None:
