@@ -22,7 +22,7 @@ from florence2_sam2.training.captions import BINS
 from florence2_sam2.training.initialise import scale_weights
 from florence2_sam2.training.tokenizer import token_id
 
-SIDE = 320  # pixels
+SIDE = 384  # pixels
 STRIDE = 16  # pixels for each image token
 GRID = SIDE // STRIDE
 IMAGE_TOKENS = GRID * GRID + 1  # the mean comes first
@@ -53,7 +53,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Florence2Config:
         decoder_attention_heads=4,
         encoder_ffn_dim=4 * WIDTH,
         decoder_ffn_dim=4 * WIDTH,
-        max_position_embeddings=512,
+        max_position_embeddings=704,
         dropout=0.0,
         attention_dropout=0.0,
         activation_dropout=0.0,

@@ -26,7 +26,10 @@ MATERIALS: dict[str, tuple[int, int, int]] = {
     "roof": (142, 70, 52),
 }
 
+NOTHING = np.empty((0, 3), np.float32)  # no colours
 _FIXED_NOISE = np.random.default_rng(0).normal(0, 1, (768, 768)).astype(np.float32)
+VISIBLY_APART = 60.0  # Euclidean, of colours in 0..255
+_OUTER = 0.25  # a part that adds at least this much of itself to the outline belongs to it
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV
 
 
@@ -65,6 +68,20 @@ def paint_of(tone: str, base: np.ndarray) -> np.ndarray:
     if tone == "light":
         return base * 0.62 + 96
     return np.array(MATERIALS[tone], np.float32)
+
+
+def apart(colour: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """`colour`, or where it would vanish before one of the colours `behind` [N, 3], a darker or lighter one of its hue.
+
+    The handle of a hammer on a table of the same wood has no outline that anyone could find.
+    """
+
+    def distance(candidate: np.ndarray) -> float:
+        return float(np.sqrt(((behind - candidate) ** 2).sum(-1)).min(initial=np.inf))
+
+    if distance(colour) >= VISIBLY_APART:
+        return colour
+    return max((colour, colour * 0.45, colour * 0.5 + 127), key=distance)
 
 
 def posed(rng: np.random.Generator, parts: list[Part], tilt: float, stretch: float = 1.15) -> list[Part]:
@@ -128,9 +145,18 @@ def textured(rng: np.random.Generator, rgb: np.ndarray, size: float) -> np.ndarr
 
 
 def draw_sprite(
-    rng: np.random.Generator, kind: str, colour: str, size: float, light: np.ndarray, form: int | None = None
+    rng: np.random.Generator,
+    kind: str,
+    colour: str,
+    size: float,
+    light: np.ndarray,
+    form: int | None = None,
+    behind: np.ndarray = NOTHING,
 ) -> Sprite:
-    """One thing of the given kind and colour, its longer side about `size` pixels, at (0, 0)."""
+    """One thing of the given kind and colour, its longer side about `size` pixels, at (0, 0).
+
+    Parts of its outline in other colours than its own stay `apart` from the colours `behind`, float32 [N, 3].
+    """
     forms = OUTLINES[kind]
     form = int(rng.integers(forms.count)) if form is None else form
     parts, width, height = fitted(posed(rng, forms.draw(rng, form), KINDS[kind].tilt), size)
@@ -148,10 +174,14 @@ def draw_sprite(
         if part.hole:
             alpha = cv2.min(alpha, 255 - layer)
             continue
+        outer = cv2.countNonZero(cv2.subtract(layer, alpha)) > _OUTER * cv2.countNonZero(layer)
         alpha = cv2.max(alpha, layer)
         if part.tone != "main" or part is not parts[0]:
             a = (layer.astype(np.float32) / 255)[..., None]
-            rgb += (paint_of(part.tone, base) - rgb) * a
+            paint = paint_of(part.tone, base)
+            if outer and part.tone != "main":
+                paint = apart(paint, behind)
+            rgb += (paint - rgb) * a
     rgb = textured(rng, rgb, size)
     rgb = shaded(rng, rgb, alpha, light, size)
     return Sprite(rgb, alpha, 0, 0)

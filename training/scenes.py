@@ -28,6 +28,7 @@ MAX_OBJECTS = 8
 MIN_VISIBLE = 0.55  # a thing that others hide more than this would be unfair to ask for
 _GROUP_COUNTS = (1, 2, 3, 4, 5, 6)
 _GROUP_WEIGHTS = (0.2, 0.25, 0.23, 0.17, 0.1, 0.05)
+_CELLS = 6  # a background's colours are the means of so many times so many parts of it
 _HELD_OUT = sorted(HELD_OUT_PAIRS)
 _LARGE, _TINY = 0.4, 0.1  # fractions of the shorter side above and below which the caption says so
 
@@ -150,12 +151,14 @@ def _position(
 
 def _plan_things(
     rng: np.random.Generator,
-    shape: tuple[int, int],
+    picture: np.ndarray,
     table: np.ndarray | None,
     light: np.ndarray,
     held_out: bool,
     several: float,
 ) -> list[_Plan]:
+    shape = picture.shape[:2]
+    behind = cv2.resize(picture, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).reshape(-1, 3)
     groups = int(rng.choice(_GROUP_COUNTS, p=_GROUP_WEIGHTS))
     pairs = _choose_pairs(rng, groups, held_out)
     copies = [int(rng.integers(2, 4)) if rng.random() < several else 1 for _ in pairs]
@@ -170,7 +173,7 @@ def _plan_things(
         form = int(rng.integers(3))
         for _ in range(min(count, MAX_OBJECTS - len(plans))):
             pixels = max(5.0, side * size * rng.uniform(0.92, 1.08))
-            sprite = draw_sprite(rng, kind, colour, pixels, light, form)
+            sprite = draw_sprite(rng, kind, colour, pixels, light, form, behind)
             if _position(rng, sprite, taken, table, shape):
                 plans.append(_Plan(kind, colour, size, sprite))
     return plans
@@ -252,7 +255,7 @@ def draw_scene(
         angle = rng.uniform(-0.85 * np.pi, -0.15 * np.pi)  # the light comes from above
         light = np.array([np.cos(angle), np.sin(angle)], np.float32)
         plans = sorted(
-            _plan_things(rng, shape, table, light, held_out, several),
+            _plan_things(rng, picture, table, light, held_out, several),
             key=lambda p: p.sprite.top + p.sprite.alpha.shape[0],
         )
         plans, owner, visible = _uncovered(plans, shape)

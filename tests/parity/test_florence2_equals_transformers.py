@@ -143,7 +143,7 @@ def test_prompts_of_all_tasks() -> None:
 
 
 def fits(text: str) -> bool:
-    """Whether it is surely not cut: the small checkpoint leaves 111 positions beside those of the picture."""
+    """Whether it is surely not cut: the small checkpoint leaves 127 positions beside those of the picture."""
     return len(text.encode()) <= 80  # a token has at least a byte
 
 

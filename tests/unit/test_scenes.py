@@ -18,6 +18,7 @@ from florence2_sam2.training.captions import (
     repeated_trigram,
 )
 from florence2_sam2.training.outlines import OUTLINES
+from florence2_sam2.training.rendering import MATERIALS, NOTHING, Sprite, apart, draw_sprite
 from florence2_sam2.training.scenes import MIN_VISIBLE, Scene, draw_scene, squeezed
 from florence2_sam2.training.vocabulary import HELD_OUT_PAIRS, KINDS, TABLE, TABLE_PHRASE, phrase_for
 
@@ -231,3 +232,30 @@ def test_things_come_in_twos_and_threes_as_often_as_asked() -> None:
 
     assert share(0.0) == 0
     assert share(0.35) > share(0.13) > 0
+
+
+def test_a_handle_does_not_vanish_on_a_table_of_its_wood() -> None:
+    """Things keep their outlines, whatever is behind them."""
+    wood = np.array([MATERIALS["wood"]], np.float32)
+
+    def draw(seed: int, behind: np.ndarray) -> Sprite:
+        rng = np.random.default_rng(seed)
+        return draw_sprite(rng, "hammer", "black", 60, np.array([0, -1], np.float32), behind=behind)
+
+    def vanishing(sprite: Sprite) -> float:
+        near = np.sqrt(((sprite.rgb - wood) ** 2).sum(-1)) < 30
+        return float(near[sprite.alpha > 127].mean())
+
+    for seed in range(20):
+        plain, kept = draw(seed, NOTHING), draw(seed, wood)
+        np.testing.assert_array_equal(plain.alpha, kept.alpha)
+        assert vanishing(plain) > 0.05
+        assert vanishing(kept) < 0.01
+
+
+def test_a_colour_is_only_changed_where_it_has_to_be() -> None:
+    wood, red = np.array([126, 84, 48], np.float32), np.array([200, 30, 30], np.float32)
+    for behind in (NOTHING, red[None], np.stack([red, wood + 40])):
+        assert apart(wood, behind) is wood
+    for behind in (wood[None], np.stack([wood * 0.5, wood]), np.stack([wood, wood * 0.5 + 120])):
+        assert np.sqrt(((apart(wood, behind) - behind) ** 2).sum(-1)).min() > 30
