@@ -30,6 +30,7 @@ CHECKPOINT = ROOT / "models" / "small" / "florence2"
 # Pictures of fewer tokens than the checkpoint's: sums over many of them round so differently in two libraries that
 # beams which are nearly as good change places.
 SIDE, IMAGE_TOKENS = 128, 65
+POSITIONS = 512  # and always as many, or a seed would give other weights than those that are noisy enough
 SPEC = replace(
     manifest.Florence2.read(ROOT / "model_repository" / "florence2" / "1"), image_tokens=IMAGE_TOKENS
 )
@@ -79,6 +80,7 @@ def random_model(seed: int) -> Any:
     """Random weights, louder than usual, and an end token that is probable now and then."""
     torch.manual_seed(seed)
     config = transformers.AutoConfig.from_pretrained(CHECKPOINT)
+    config.text_config.max_position_embeddings = POSITIONS
     model = transformers.Florence2ForConditionalGeneration(config).eval()
     model.generation_config = transformers.GenerationConfig.from_pretrained(CHECKPOINT)
     for name in (
