@@ -157,13 +157,13 @@ def _plan_things(
     held_out: bool,
     several: float,
 ) -> list[_Plan]:
-    shape = picture.shape[:2]
+    height, width = picture.shape[:2]
     behind = cv2.resize(picture, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).reshape(-1, 3)
     groups = int(rng.choice(_GROUP_COUNTS, p=_GROUP_WEIGHTS))
     pairs = _choose_pairs(rng, groups, held_out)
     copies = [int(rng.integers(2, 4)) if rng.random() < several else 1 for _ in pairs]
     total = sum(copies)
-    side = min(shape)
+    side = min(height, width)
     plans: list[_Plan] = []
     taken: list[tuple[float, float, float]] = []
     for (kind, colour), count in zip(pairs, copies, strict=True):
@@ -174,7 +174,7 @@ def _plan_things(
         for _ in range(min(count, MAX_OBJECTS - len(plans))):
             pixels = max(5.0, side * size * rng.uniform(0.92, 1.08))
             sprite = draw_sprite(rng, kind, colour, pixels, light, form, behind)
-            if _position(rng, sprite, taken, table, shape):
+            if _position(rng, sprite, taken, table, (height, width)):
                 plans.append(_Plan(kind, colour, size, sprite))
     return plans
 
