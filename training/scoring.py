@@ -41,14 +41,12 @@ def read_phrase(phrase: str) -> tuple[str, str] | None:
     return (kind, found["colour"]) if kind else None
 
 
-def phrases_of(text: str) -> list[str]:
-    """The phrases of things in a text, in order, the table last."""
-    return [found[0] for found in _PHRASE.finditer(text)] + [TABLE_PHRASE] * (TABLE_PHRASE in text)
-
-
 def named_pairs(text: str) -> set[tuple[str, str]]:
     """The (kind, colour) pairs that a text names anywhere."""
-    return {pair for pair in map(read_phrase, phrases_of(text)) if pair}
+    phrases = [found[0] for found in _PHRASE.finditer(text)]
+    if TABLE_PHRASE in text:
+        phrases.append(TABLE_PHRASE)
+    return {pair for pair in map(read_phrase, phrases) if pair}
 
 
 def counts(thing: SceneObject) -> bool:

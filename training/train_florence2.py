@@ -10,7 +10,6 @@ gradients a step costs half.
 
 import argparse
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,7 @@ from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerF
 
 from florence2_sam2.training.average import WeightAverage
 from florence2_sam2.training.captions import (
-    GROUNDING_PROMPT,
     Mention,
-    answer,
     caption_example,
     detection_example,
     grounding_example,
@@ -34,7 +31,6 @@ from florence2_sam2.training.diet import Diet, draw
 from florence2_sam2.training.florence2 import IMAGE_TOKENS, SIDE, new_model, start_from
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
-from florence2_sam2.training.own_captions import heard, own_captions
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
 from florence2_sam2.training.scenes import Scene
 from florence2_sam2.training.team import Team
@@ -47,7 +43,6 @@ DETECTION_SHARE = 0.12
 MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
 LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
 MISQUOTED = 0.25  # of the captions to be grounded; at 0.4 too much that is there was left out as well
-OWN_SHARE = 0.5  # of them in the last phase: the model's own words, with its own mistakes
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,6 @@ class Story:
     counts: torch.Tensor
     mentions: list[Mention]
     background: str
-    said: str = ""  # the model's own caption, if it was asked for one
 
     def told_example(self, rng: np.random.Generator) -> tuple[str, list[bool]]:
         """A caption, and which of its numbers are to be learnt."""
@@ -68,8 +62,6 @@ class Story:
         """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
         if rng.random() < DETECTION_SHARE:
             return detection_example(rng, self.mentions)
-        if self.said and rng.random() < OWN_SHARE:
-            return GROUNDING_PROMPT + self.said, answer(heard(self.said, self.mentions))
         mentions = misquoted(rng, self.mentions) if rng.random() < MISQUOTED else self.mentions
         return grounding_example(rng, mentions, self.background)
 
@@ -132,27 +124,19 @@ class Trainer:
         with torch.no_grad():
             body = self.model.model
             features = body.get_image_features(to_pixels([s.image for s in scenes])).pooler_output
-        said = own_captions(self.model, self.tokenizer, features)
-        return self.texts_loss(scenes, features, SIGMA_NARROW, LOCATED_SHARE, said)
+        return self.texts_loss(scenes, features, SIGMA_NARROW, LOCATED_SHARE)
 
     def texts_loss(
-        self,
-        scenes: list[Scene],
-        features: torch.Tensor,
-        sigma: float,
-        located: float,
-        said: Sequence[str] | None = None,
+        self, scenes: list[Scene], features: torch.Tensor, sigma: float, located: float
     ) -> torch.Tensor:
         """A caption for each scene and for some remembered ones, and for a share of them one located example.
-
-        `said` are the model's own captions of the scenes.
 
         Half of a step's work is the vision tower. Remembered image tokens, a few dozen steps old, teach the
         language model at no such cost; they get another located example each time.
         """
         fresh = [
-            Story(f, cell_counts(s), s.mentions(), s.background, own)
-            for f, s, own in zip(features.detach(), scenes, said or [""] * len(scenes), strict=True)
+            Story(f, cell_counts(s), s.mentions(), s.background)
+            for f, s in zip(features.detach(), scenes, strict=True)
         ]
         chosen = self.rng.permutation(len(self.memory))[: self.options.replay]
         remembered = [self.memory[i] for i in chosen]
