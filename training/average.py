@@ -29,6 +29,10 @@ class WeightAverage:
         else:
             self.averaged.n_averaged.zero_()
 
+    def follow(self, model: nn.Module) -> None:
+        """The run goes on in another model, whose weights have the same shapes."""
+        self._model = model
+
     def take_over(self) -> None:
         """The phase is over: the model gets the mean, and the next one starts anew. Nothing if none was taken."""
         if int(self.averaged.n_averaged):

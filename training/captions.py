@@ -100,13 +100,13 @@ def without_colours(mentions: Sequence[Mention]) -> list[Mention]:
     return plain
 
 
-def miscounted(rng: np.random.Generator, mention: Mention, share: float) -> Mention:
-    """With probability `share` the same things under a wrong number: "a blue cup" for two, or the reverse.
+def miscounted(rng: np.random.Generator, mention: Mention, several: float, single: float) -> Mention:
+    """The same things under a wrong number, "a blue cup" for two or the reverse, with a probability.
 
-    One for several is by far the most common mistake of a caption; several for one is made a sixth as often.
+    It is `several` for more than one thing, `single` for one.
     """
     true = len(mention.boxes)
-    if not mention.colour or rng.random() >= (share if true > 1 else share / 6):
+    if not mention.colour or rng.random() >= (several if true > 1 else single):
         return mention
     others = [n for n in (1, 1, 1, 2, 3) if n != true]
     said = others[int(rng.integers(len(others)))]
@@ -129,9 +129,9 @@ def misquoted(rng: np.random.Generator, mentions: Sequence[Mention]) -> list[Men
     """The mentions as a fallible caption has them: numbers are wrong, and things are named that are not there.
 
     Grounding that learns from these finds all the birds where a caption says "a bird", as the released models
-    do, and leaves out what the caption made up.
+    do, one where it says "two birds" of one, and leaves out what the caption made up.
     """
-    said = [miscounted(rng, m, 0.5) for m in mentions]
+    said = [miscounted(rng, m, 0.5, 0.3) for m in mentions]
     for _ in range(int(rng.choice((0, 1, 2), p=(0.45, 0.4, 0.15)))):
         said.insert(int(rng.integers(len(said) + 1)), absent(rng, said))
     return sorted(said, key=lambda m: m.phrase == TABLE_PHRASE)
@@ -143,9 +143,10 @@ def caption_example(
     """The caption as an answer to learn, and for each mention in it whether its number is right.
 
     Some numbers are wrong, and not to be learnt: who has written "a blue cup" for two of them is to go on to
-    the next thing, and not to call the second cup something else.
+    the next thing, and not to call the second cup something else. One for several is by far the most common
+    mistake of a caption.
     """
-    told = [miscounted(rng, m, 0.3) for m in mentions]
+    told = [miscounted(rng, m, 0.3, 0.05) for m in mentions]
     return caption(told, background), [a is b for a, b in zip(told, mentions, strict=True)]
 
 

@@ -25,11 +25,16 @@ IGNORE = -100
 
 @dataclass
 class DenseTargets:
-    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side."""
+    """For G x G cells in a row: kind [B, N], colour [B, N] (-100: none), box [B, N, 4] as fractions of the side.
+
+    `share` [B, N] is what a cell weighs among those of things: the root of 1 over its thing's number of cells, so
+    that large things do not say everything.
+    """
 
     kind: torch.Tensor
     colour: torch.Tensor
     box: torch.Tensor
+    share: torch.Tensor
 
 
 def cell_owners(scene: Scene) -> np.ndarray:
@@ -52,15 +57,17 @@ def cell_owners(scene: Scene) -> np.ndarray:
     return owner
 
 
-def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kind, colour and box of each cell's thing (see DenseTargets)."""
+def cell_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The kind, colour, box and share of each cell's thing (see DenseTargets)."""
     height, width = scene.image.shape[:2]
     owner = cell_owners(scene)
     kinds = np.array([_KINDS[o.kind] for o in scene.objects] + [_NOTHING])
     colours = np.array([_COLOURS.get(o.colour, IGNORE) for o in scene.objects] + [IGNORE])
     boxes = np.stack([o.box for o in scene.objects] + [np.zeros(4, np.float32)])
     boxes = boxes / np.array([width, height, width, height], np.float32)
-    return kinds[owner], colours[owner], boxes[owner]
+    cells = np.bincount(owner[owner >= 0], minlength=len(scene.objects))
+    shares = np.append(np.maximum(cells, 1), 1) ** -0.5
+    return kinds[owner], colours[owner], boxes[owner], shares[owner]
 
 
 def cell_counts(scene: Scene) -> torch.Tensor:
@@ -71,11 +78,12 @@ def cell_counts(scene: Scene) -> torch.Tensor:
 
 
 def stack_targets(scenes: list[Scene]) -> DenseTargets:
-    kind, colour, box = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
+    kind, colour, box, share = (np.stack(part) for part in zip(*map(cell_targets, scenes), strict=True))
     return DenseTargets(
         torch.from_numpy(kind),
         torch.from_numpy(colour),
         torch.from_numpy(box.astype(np.float32)),
+        torch.from_numpy(share.astype(np.float32)),
     )
 
 
@@ -128,10 +136,14 @@ class DenseHead(nn.Module):
         hidden = self.hidden(tokens)
         kind_logits = self.kind(hidden).flatten(0, 1)
         kind, thing = targets.kind.flatten(), (targets.kind < _KINDS[TABLE]).flatten()
+        share = targets.share.flatten()[thing]
         kind_losses = F.cross_entropy(kind_logits, kind, reduction="none")
-        kind_loss = kind_losses[thing].mean() + 0.5 * kind_losses[~thing].mean()
+        kind_loss = (kind_losses[thing] * share).sum() / share.sum() + 0.5 * kind_losses[~thing].mean()
         colour_logits = self.colour(hidden).flatten(0, 1)
-        colour_loss = F.cross_entropy(colour_logits[thing], targets.colour.flatten()[thing])
+        colour_losses = F.cross_entropy(
+            colour_logits[thing], targets.colour.flatten()[thing], reduction="none"
+        )
+        colour_loss = (colour_losses * share).sum() / share.sum()
         covered = (targets.kind != _NOTHING).flatten()
         predicted = (self.offset(hidden) + self.centres).flatten(0, 1)
         box = targets.box.flatten(0, 1)
@@ -146,7 +158,7 @@ class DenseHead(nn.Module):
         bin_loss = divergence(log_bins, soft_bins(box[cells], sigma))
         with torch.no_grad():
             facts = {
-                "kind_right": (kind_logits.argmax(-1) == kind)[thing].float().mean(),
+                "kind_right": ((kind_logits.argmax(-1) == kind)[thing] * share).sum() / share.sum(),
                 "colour_right": (colour_logits.argmax(-1) == targets.colour.flatten())[thing].float().mean(),
                 "box_error": (predicted[thing] - box[thing]).abs().mean() * BINS,
             }

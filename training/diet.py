@@ -15,11 +15,14 @@ MOSAICS = 0.5  # of the first phase's pictures
 
 
 def draw(rng: np.random.Generator) -> Scene:
-    """A scene for the model's square: half of them drawn so, half of another size and aspect and squeezed."""
-    if rng.random() < 0.5:
+    """A scene for the model's square: a third of them drawn so, the others of another size and aspect and squeezed.
+
+    Pictures that are asked about may be smaller than the square, and arrive a little blurred.
+    """
+    if rng.random() < 1 / 3:
         return draw_scene(rng, SIDE, several=SEVERAL)
     stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
-    side = SIDE * float(rng.uniform(0.9, 1.6))
+    side = SIDE * float(rng.uniform(0.65, 1.6))
     return squeezed(draw_scene(rng, round(side * stretch), round(side / stretch), several=SEVERAL), SIDE)
 
 

@@ -36,6 +36,42 @@ class TextLoss:
             weights[row, places[~torch.tensor(flags)]] = 0
         return weights
 
+    def _run(
+        self, features: torch.Tensor, prompts: list[str], answers: list[str]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What encoder and decoder make of image tokens [R, T, D], R prompts and R answers: [R, T + P, D], [R, L, D].
+
+        With it the answers' ids, int64 [R, L], and which of them the decoder is asked for, bool [R, L].
+        """
+        body = self.model.model
+        ids, mask = self._encode(prompts)
+        labels, label_mask = self._encode(answers)
+        embedded = torch.cat([features, body.language_model.shared(ids)], 1)
+        seen = torch.cat([torch.ones(features.shape[:2], dtype=mask.dtype), mask], 1)
+        shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], 1)  # `</s>` starts the decoder
+        output = body(inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False)
+        scored = label_mask.bool()
+        scored[:, 0] = False  # `<s>` is forced in generation
+        return output.encoder_last_hidden_state, output.last_hidden_state, labels, scored
+
+    @torch.no_grad()
+    def certainty(
+        self, features: torch.Tensor, captions: list[str], phrases: list[list[str]]
+    ) -> list[list[float]]:
+        """The probability of each phrase's last two words, colour and kind, where the caption says it.
+
+        `features` [R, T, D]; `phrases` are those of each of the R captions, in its order.
+        """
+        _, decoded, labels, _ = self._run(features, [CAPTION_PROMPT] * len(captions), captions)
+        log_words = F.log_softmax(self.model.lm_head(decoded), -1)
+        likely = log_words.gather(2, labels[:, :, None])[:, :, 0]
+        result = []
+        for row, said in enumerate(phrases):
+            begins = torch.isin(labels[row], self.numbers).nonzero()[: len(said), 0].tolist()
+            ends = [begin + len(phrase.split()) for begin, phrase in zip(begins, said, strict=True)]
+            result.append([float(likely[row, end - 2 : end].sum().exp()) for end in ends])
+        return result
+
     def __call__(
         self,
         features: torch.Tensor,
@@ -51,16 +87,8 @@ class TextLoss:
         prompts = [CAPTION_PROMPT] * len(captions) + [p for p, _ in located]
         answers = [c for c, _ in captions] + [a for _, a in located]
         features = torch.cat([features, features[: len(located)]])
-        body = self.model.model
-        ids, mask = self._encode(prompts)
-        labels, label_mask = self._encode(answers)
-        embedded = torch.cat([features, body.language_model.shared(ids)], 1)
-        seen = torch.cat([torch.ones(features.shape[:2], dtype=mask.dtype), mask], 1)
-        shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], 1)  # `</s>` starts the decoder
-        output = body(inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=shifted, use_cache=False)
-        scored = label_mask.bool()
-        scored[:, 0] = False  # `<s>` is forced in generation
-        log_words = F.log_softmax(self.model.lm_head(output.last_hidden_state[scored]), -1)
+        encoded, decoded, labels, scored = self._run(features, prompts, answers)
+        log_words = F.log_softmax(self.model.lm_head(decoded[scored]), -1)
         truth = labels[scored]
         placed = (truth >= self.first) & (truth < self.first + BINS)
         told = (torch.arange(len(labels))[:, None] < len(captions)).expand_as(scored)[scored]
@@ -70,5 +98,5 @@ class TextLoss:
         caption_loss = (word_loss[told] * weights).sum() / weights.sum()
         places = (truth[placed] - self.first + 0.5) / BINS
         place_loss = divergence(log_words[placed][:, self.locations], soft_bins(places, sigma))
-        encoded = output.encoder_last_hidden_state[: len(captions), : features.shape[1]]
-        return caption_loss, word_loss[~told & ~placed].mean(), place_loss, encoded
+        seen_by_captions = encoded[: len(captions), : features.shape[1]]
+        return caption_loss, word_loss[~told & ~placed].mean(), place_loss, seen_by_captions

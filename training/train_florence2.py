@@ -5,10 +5,12 @@ shorter than until it names most things, and the decoder never learns to look. T
 caption, to ground phrases and, a little, to detect. One run of the vision tower serves all tasks of a picture.
 Locations are scored against Gaussians over the bins, wide at first and narrow at the end. At last the language
 model alone goes on: it names less than the head reads from the same image tokens, and without the tower's
-gradients a step costs half.
+gradients a step costs half. Its captions no longer mention what it could not name when that phase began: a
+caption is grounded and believed, and who guesses at a thing of twenty pixels does worse than who is silent.
 """
 
 import argparse
+import copy
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,21 +44,26 @@ SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
 LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
+CERTAIN = 0.6  # a thing whose name is less probable is left out of the last phase's captions
 MISQUOTED = 0.25  # of the captions to be grounded; at 0.4 too much that is there was left out as well
 
 
 @dataclass(frozen=True)
 class Story:
-    """What the texts about a scene need: its image tokens [T, D] (without gradient), `cell_counts`, and the words."""
+    """What the texts about a scene need: its image tokens [T, D] (without gradient), `cell_counts`, and the words.
+
+    `told` are those of the mentions that a caption makes.
+    """
 
     features: torch.Tensor
     counts: torch.Tensor
     mentions: list[Mention]
+    told: list[Mention]
     background: str
 
     def told_example(self, rng: np.random.Generator) -> tuple[str, list[bool]]:
         """A caption, and which of its numbers are to be learnt."""
-        return caption_example(rng, self.mentions, self.background)
+        return caption_example(rng, self.told, self.background)
 
     def located_example(self, rng: np.random.Generator) -> tuple[str, str]:
         """A (prompt, answer) with boxes: mostly phrase grounding, sometimes detection."""
@@ -64,6 +71,12 @@ class Story:
             return detection_example(rng, self.mentions)
         mentions = misquoted(rng, self.mentions) if rng.random() < MISQUOTED else self.mentions
         return grounding_example(rng, mentions, self.background)
+
+
+def nameable(mentions: list[Mention], certainty: list[float]) -> list[Mention]:
+    """The mentions of what is named with enough certainty, at least the most certain one."""
+    limit = min(CERTAIN, max(certainty))
+    return [m for m, c in zip(mentions, certainty, strict=True) if c >= limit]
 
 
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerFast:
@@ -94,16 +107,45 @@ class Trainer:
         self.log = Log(options.output / "log.jsonl")
         self.state = options.output / "state.pt"
         self.memory: deque[Story] = deque(maxlen=MEMORY)
-        self.step, elapsed = 0, 0.0
+        self.step, elapsed, facts = 0, 0.0, {}
         if options.init:
             start_from(self.model, self.tokenizer, options.init)
         if self.state.exists():
             facts = load_state(self.state, self.modules, self.rng)
             self.step, elapsed = facts["step"], facts["elapsed"]
+        # Whoever learns to be silent grows less certain of what it no longer says: the judge learns nothing.
+        self.judge: TextLoss | None = None
+        if "judge" in facts:
+            self.judge = self.judge_of(facts["judge"])
         if not team.leads:  # the same weights, other scenes
             self.rng = np.random.default_rng((options.seed, self.step, team.rank))
         self.diet = Diet(self.rng)
         self.clock = Clock(options.vision_minutes + options.minutes + options.text_minutes, elapsed)
+
+    def judge_of(self, weights: dict[str, torch.Tensor]) -> TextLoss:
+        """Who says what can be named: the model as it was when the last phase began."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(weights)
+        return TextLoss(model, self.tokenizer)
+
+    def save(self) -> None:
+        """Write what an interrupted run needs to go on."""
+        judge = {"judge": self.judge.model.state_dict()} if self.judge else {}
+        save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed, **judge)
+
+    def stories(self, scenes: list[Scene], features: torch.Tensor) -> list[Story]:
+        """What texts are made of, for scenes and their image tokens [B, T, D]."""
+        features, mentions = features.detach(), [s.mentions() for s in scenes]
+        told = mentions
+        if self.judge:
+            phrases = [[m.phrase for m in each] for each in mentions]
+            certainty = self.judge.certainty(features, [s.caption for s in scenes], phrases)
+            told = [nameable(m, c) for m, c in zip(mentions, certainty, strict=True)]
+            self.log.add(told=sum(map(len, told)) / sum(map(len, mentions)))
+        return [
+            Story(f, cell_counts(s), m, t, s.background)
+            for f, s, m, t in zip(features, scenes, mentions, told, strict=True)
+        ]
 
     def dense_loss(self, scenes: list[Scene], sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
         """The head's loss and the image tokens [B, T, D]."""
@@ -134,10 +176,7 @@ class Trainer:
         Half of a step's work is the vision tower. Remembered image tokens, a few dozen steps old, teach the
         language model at no such cost; they get another located example each time.
         """
-        fresh = [
-            Story(f, cell_counts(s), s.mentions(), s.background)
-            for f, s in zip(features.detach(), scenes, strict=True)
-        ]
+        fresh = self.stories(scenes, features)
         chosen = self.rng.permutation(len(self.memory))[: self.options.replay]
         remembered = [self.memory[i] for i in chosen]
         self.memory.extend(fresh)
@@ -167,7 +206,8 @@ class Trainer:
         elif name == "text":
             parameters = [*self.head.several.parameters(), *body.language_model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate)
-            self.memory = deque(self.memory, LONG_MEMORY)
+            self.memory = deque(maxlen=LONG_MEMORY)  # without those that tell what cannot be named
+            self.judge = self.judge or self.judge_of(self.model.state_dict())
         else:  # at the full rate the tower would forget faster than the text teaches it
             parameters = [*self.head.parameters(), *self.model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate, vision, self.options.vision_share)
@@ -197,10 +237,10 @@ class Trainer:
                 self.log.write(phase=name, minutes=self.clock.elapsed, step=self.step)
             if self.clock.elapsed - saved > self.options.save_every:
                 saved = self.clock.elapsed
-                save_state(self.state, self.modules, self.rng, step=self.step, elapsed=saved)
+                self.save()
         self.mean.take_over()
         if self.team.leads:
-            save_state(self.state, self.modules, self.rng, step=self.step, elapsed=self.clock.elapsed)
+            self.save()
 
     def run(self) -> None:
         self.model.train()

@@ -5,7 +5,7 @@ Three things make it learn within an hour of one core:
 1. A minute of warm-up of the decoder alone, with noise for the picture and "fill the box" for the target.
    Without it the box prompt is never used and every mask comes out the same.
 2. Class-balanced cross-entropy at first, annealed to focal and dice: focal alone makes all masks empty.
-3. Small pictures first, larger ones later. Weights do not depend on the side.
+3. Small pictures first, larger ones later. Weights do not depend on the side. The mean of the last ones is kept.
 
 All four mask tokens are trained, token 0 on every box and the best of the others, because at inference the
 model may swap token 0 for one of them. The IoU head regresses the true IoU of each.
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Sam2Model
 
+from florence2_sam2.training.average import WeightAverage
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
@@ -44,7 +45,7 @@ def scene_batch(rng: np.random.Generator, count: int, side: int) -> Batch:
     images, boxes, masks = [], [], []
     for _ in range(count):
         # Most pictures that are asked about have other sizes than the encoder's, and are a little blurred by that.
-        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.55, 1.15))), side)
+        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.4, 1.15))), side)
         order = rng.permutation(len(scene.objects))
         chosen = [scene.objects[order[p % len(order)]] for p in range(PROMPTS)]
         images.append(scene.image)
@@ -154,9 +155,10 @@ def train(options: argparse.Namespace) -> Sam2Model:
     model, step, elapsed = new_model(plan[0][0]), 0, 0.0
     if options.init:
         model.load_state_dict(Sam2Model.from_pretrained(options.init, dtype=torch.float32).state_dict())
+    mean = WeightAverage(model)
     moments = None
     if state.exists():
-        facts = load_state(state, {"model": model}, rng)
+        facts = load_state(state, {"model": model, "average": mean.averaged}, rng)
         step, elapsed, moments = facts["step"], facts["elapsed"], facts.get("moments")
     model.train()
     clock, log = Clock(options.minutes, elapsed), Log(options.output / "log.jsonl")
@@ -170,7 +172,8 @@ def train(options: argparse.Namespace) -> Sam2Model:
             model, moments = with_side(model, side), optimizer.state_dict()
             optimizer = optimisers(model, options.rate)
             optimizer.load_state_dict(moments)
-        optimizer.set_rate(learning_rate(options.rate, step - since, clock.fraction))
+            mean.follow(model)
+        optimizer.set_rate(learning_rate(options.rate, step - since, mean.for_rate(clock.fraction)))
         count = max(2, round(options.batch * (256 / side) ** 2))
         if clock.elapsed < options.warm_up:
             features, boxes, masks = filled_boxes(rng, 2 * options.batch, side)
@@ -183,13 +186,16 @@ def train(options: argparse.Namespace) -> Sam2Model:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        mean.step(clock.fraction)
         step += 1
         if log.due():
             log.write(minutes=clock.elapsed, step=step, side=side)
         if clock.elapsed - saved > options.save_every:
             saved = clock.elapsed
-            save_state(state, {"model": model}, rng, step=step, elapsed=saved, moments=optimizer.state_dict())
+            modules, moments = {"model": model, "average": mean.averaged}, optimizer.state_dict()
+            save_state(state, modules, rng, step=step, elapsed=saved, moments=moments)
             export(model, options.output / "checkpoint")
+    mean.take_over()
     return model
 
 

@@ -40,6 +40,17 @@ def test_the_model_gets_the_mean_of_the_last_part() -> None:
     assert model.weight.tolist() == [[7, 7]]
 
 
+def test_it_follows_into_another_model() -> None:
+    first, second = model_of(2), model_of(4)
+    mean = WeightAverage(first)
+    mean.step(0.7)
+    mean.follow(second)
+    mean.step(0.9)
+    mean.take_over()
+    assert first.weight.tolist() == [[2, 2]]
+    assert second.weight.tolist() == [[3, 3]]
+
+
 def test_without_a_last_part_the_model_stays() -> None:
     model = model_of(5)
     mean = WeightAverage(model)

@@ -1,4 +1,4 @@
-"""What the words of a caption weigh in training: numbers more than others, and numbers that are wrong nothing."""
+"""What the words of a caption weigh in training, and how certain the model is of what it says."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import Florence2ForConditionalGeneration, PreTrainedTokenizerFast
 
-from florence2_sam2.training.captions import Mention, caption
+from florence2_sam2.training.captions import CAPTION_PROMPT, Mention, caption
+from florence2_sam2.training.florence2 import IMAGE_TOKENS, WIDTH
 from florence2_sam2.training.text_loss import NUMBER_WEIGHT, TextLoss
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "models" / "small" / "florence2"
@@ -27,3 +29,31 @@ def test_numbers_weigh_more_and_wrong_ones_nothing() -> None:
     weighed = [(word, weight) for word, weight in zip(words, weights, strict=True) if weight != 1]
     # The background's article counts as a number too.
     assert weighed == [("a", NUMBER_WEIGHT), ("two", 0), ("an", NUMBER_WEIGHT), *[("a", NUMBER_WEIGHT)] * 2]
+
+
+def test_certainty_is_the_probability_of_colour_and_kind() -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
+    model = Florence2ForConditionalGeneration.from_pretrained(TOKENIZER, dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    features = torch.randn(2, IMAGE_TOKENS, WIDTH)
+    phrases = [["two blue cups", "a large red car", "a wooden table"], ["an orange leaf"]]
+    captions = [caption([Mention(p, np.zeros((1, 4))) for p in said], "a green meadow") for said in phrases]
+    found = TextLoss(model, tokenizer).certainty(features, captions, phrases)
+    for row, said in enumerate(phrases):
+        ids = tokenizer(f"<s>{captions[row]}</s>", add_special_tokens=False, return_tensors="pt").input_ids
+        prompt = tokenizer(
+            f"<s>{CAPTION_PROMPT}</s>", add_special_tokens=False, return_tensors="pt"
+        ).input_ids
+        with torch.no_grad():
+            language = model.model.language_model
+            embedded = torch.cat([features[row : row + 1], language.shared(prompt)], 1)
+            shifted = torch.cat([torch.tensor([[2]]), ids[:, :-1]], 1)
+            hidden = language(inputs_embeds=embedded, decoder_input_ids=shifted).last_hidden_state
+            likely = model.lm_head(hidden)[0].softmax(-1)
+        words = tokenizer.convert_ids_to_tokens(ids[0])
+        for phrase, certainty in zip(said, found[row], strict=True):
+            colour, kind = phrase.split()[-2:]
+            place = words.index(f"\u0120{kind}")
+            assert words[place - 1] == f"\u0120{colour}"
+            expected = likely[place - 1, ids[0, place - 1]] * likely[place, ids[0, place]]
+            assert certainty == pytest.approx(float(expected), rel=1e-3, abs=1e-7)
