@@ -33,9 +33,10 @@ def test_a_picture_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_help(tmp_path: Path) -> None:
-    done = demo(tmp_path, "--help")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[1].startswith("Usage: scripts/demo [--released] [PICTURE]")
+    for arguments in (["--help"], ["-h"], ["--released", "--help"], ["holiday.png", "--help"]):
+        done = demo(tmp_path, *arguments)
+        assert done.returncode == 0
+        assert done.stdout.splitlines()[1].startswith("Usage: scripts/demo [--released] [PICTURE]")
 
 
 def test_arguments_are_known_without_running_anything() -> None:
