@@ -58,18 +58,23 @@ class TextLoss:
     def certainty(
         self, features: torch.Tensor, captions: list[str], phrases: list[list[str]]
     ) -> list[list[float]]:
-        """The probability of each phrase's last two words, colour and kind, where the caption says it.
+        """How sure the model is of each phrase's last two words, colour and kind, where the caption says it: 0 to 1.
 
-        `features` [R, T, D]; `phrases` are those of each of the R captions, in its order.
+        Which of two things comes first is a matter of taste: what else in the caption could stand at a word's place
+        does not count against it. `features` [R, T, D]; `phrases` are those of each of the R captions, in its order.
         """
         _, decoded, labels, _ = self._run(features, [CAPTION_PROMPT] * len(captions), captions)
-        log_words = F.log_softmax(self.model.lm_head(decoded), -1)
-        likely = log_words.gather(2, labels[:, :, None])[:, :, 0]
+        likely = F.softmax(self.model.lm_head(decoded), -1)
         result = []
         for row, said in enumerate(phrases):
             begins = torch.isin(labels[row], self.numbers).nonzero()[: len(said), 0].tolist()
-            ends = [begin + len(phrase.split()) for begin, phrase in zip(begins, said, strict=True)]
-            result.append([float(likely[row, end - 2 : end].sum().exp()) for end in ends])
+            kinds = [begin + len(phrase.split()) - 1 for begin, phrase in zip(begins, said, strict=True)]
+            pairs = [(int(labels[row, k - 1]), int(labels[row, k])) for k in kinds]
+            sure = []
+            for k, (colour, kind) in zip(kinds, pairs, strict=True):
+                of_colour = _share(likely[row, k - 1], colour, {c for c, _ in pairs})
+                sure.append(of_colour * _share(likely[row, k], kind, {n for c, n in pairs if c == colour}))
+            result.append(sure)
         return result
 
     def __call__(
@@ -100,3 +105,9 @@ class TextLoss:
         place_loss = divergence(log_words[placed][:, self.locations], soft_bins(places, sigma))
         seen_by_captions = encoded[: len(captions), : features.shape[1]]
         return caption_loss, word_loss[~told & ~placed].mean(), place_loss, seen_by_captions
+
+
+def _share(likely: torch.Tensor, word: int, as_good: set[int]) -> float:
+    """The probability of `word` once the other words that are as good are out of the question. `likely` [V]."""
+    others = float(likely[sorted(as_good - {word})].sum())
+    return float(likely[word]) / max(1 - others, 1e-9)

@@ -44,7 +44,7 @@ SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
 LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
-CERTAIN = 0.6  # a thing whose name is less probable is left out of the last phase's captions
+CERTAIN = 0.5  # a thing whose name is less probable is left out of the last phase's captions
 MISQUOTED = 0.25  # of the captions to be grounded; at 0.4 too much that is there was left out as well
 
 

@@ -26,7 +26,10 @@ from florence2_sam2.training.progress import Clock, Log, learning_rate, load_sta
 from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, side_of, with_side
 from florence2_sam2.training.scenes import draw_scene, squeezed
 
-PROMPTS = 4  # boxes for each picture
+PROMPTS = 8  # boxes for each picture: nearly all of its things, since the encoder is what costs
+SEVERAL = (
+    0.35  # of the kinds in a picture come in twos and threes: neighbours of one colour are hard to tell apart
+)
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -45,7 +48,7 @@ def scene_batch(rng: np.random.Generator, count: int, side: int) -> Batch:
     images, boxes, masks = [], [], []
     for _ in range(count):
         # Most pictures that are asked about have other sizes than the encoder's, and are a little blurred by that.
-        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.4, 1.15))), side)
+        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.4, 1.15)), several=SEVERAL), side)
         order = rng.permutation(len(scene.objects))
         chosen = [scene.objects[order[p % len(order)]] for p in range(PROMPTS)]
         images.append(scene.image)
