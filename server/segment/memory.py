@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass
 class Counts:
-    """How often a result was `kept` already, `joined` while it was under way, or `made`; and how many were `evicted`."""
+    """How often a result was `kept` already, `joined` under way, or `made`; and how many were `evicted`."""
 
     kept: int = 0
     joined: int = 0
