@@ -69,6 +69,9 @@ class Settings:
     overlap_sam2: bool = _setting(
         False, "run SAM2's encoder beside Florence-2's decoding instead of after it"
     )
+    memory_bytes: int = _setting(
+        128 * 2**20, "bytes of what pictures cost before (features, texts, masks); 0: nothing is kept", 0
+    )
     threads: int = _setting(0, "threads per model; 0: one for small models, every core for others", 0)
     decoder_rows: int = _setting(16, "most rows of one decoding batch (a beam is a row)", 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,31 @@ import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]  # [H,W,3] RGB, upright
 Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright picture. Pictures of the same digest have the same pixels."""
+
+    pixels: Pixels
+    digest: bytes
+
+    @classmethod
+    def of(cls, pixels: Pixels, encoded: bytes) -> Picture:
+        """The picture that those bytes of a file were decoded to."""
+        return cls(pixels, hashlib.blake2b(encoded, digest_size=32).digest())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self.pixels.shape[:2]
+        return width, height
+
+    def window(self, box: tuple[int, int, int, int]) -> Picture:
+        """The part between x1, y1 and x2, y2, in pixels."""
+        x1, y1, x2, y2 = box
+        digest = hashlib.blake2b(self.digest + repr(box).encode(), digest_size=32).digest()
+        return Picture(np.ascontiguousarray(self.pixels[y1:y2, x1:x2]), digest)
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,9 @@ class Sam2Features:
     image_embeddings: Floats
     high_res_features_0: Floats
     high_res_features_1: Floats
+
+    def arrays(self) -> tuple[Floats, Floats, Floats]:
+        return self.image_embeddings, self.high_res_features_0, self.high_res_features_1
 
 
 class Models(Protocol):

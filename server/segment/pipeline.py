@@ -26,16 +26,18 @@ from florence2_sam2.server.segment.candidates import (
     drop_uncertain,
     open_candidates,
 )
+from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import (
     Floats,
     Generated,
     GenerationOptions,
     Models,
-    Pixels,
+    Picture,
     Region,
     Sam2Features,
 )
 from florence2_sam2.server.segment.request import SegmentRequest
+from florence2_sam2.server.segment.seen import Seen
 from florence2_sam2.server.segment.tiles import tile_windows, to_picture
 
 CAPTION = "<MORE_DETAILED_CAPTION>"
@@ -80,16 +82,18 @@ class Outcome:
 
 @dataclass
 class Pipeline:
-    """The stages of one server: its models, its worker threads, and whether SAM2's encoder runs beside the decoding."""
+    """The stages of one server: its models, its worker threads, whether SAM2's encoder runs beside the decoding, and
+    what earlier calls have cost."""
 
     models: Models
     run: Run
     overlap_sam2: bool = False
+    memory: Memory = field(default_factory=lambda: Memory(0))
 
     async def __call__(
-        self, request: SegmentRequest, load: Callable[[], Pixels], cancelled: Callable[[], bool]
+        self, request: SegmentRequest, load: Callable[[], Picture], cancelled: Callable[[], bool]
     ) -> Outcome:
-        """Segment one picture. `load` gives its pixels and runs in a worker thread.
+        """Segment one picture. `load` gives it and runs in a worker thread.
 
         Raises:
             ServiceError: whatever `load` or a model refuses; Cancelled when the caller has gone.
@@ -103,24 +107,31 @@ class Pipeline:
         leave_if_cancelled()
         with _clock(timings, "decode"):
             picture = await self.run(load)
-        height, width = picture.shape[:2]
+        width, height = picture.size
+        seen = Seen(self.models, self.memory, picture, request.options.priority)
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
 
         embedding: asyncio.Task[Sam2Features] | None = None
         try:
             if self.overlap_sam2 and request.options.boxes is None:
-                embedding = asyncio.create_task(self.models.sam2_features(picture))
-            await self._find(request, picture, outcome, leave_if_cancelled)
+                embedding = asyncio.create_task(seen.sam2_features())
+            await self._find(request, seen, outcome, leave_if_cancelled)
             drop_degenerate(outcome.candidates, width, height)
             drop_large(outcome.candidates, width, height, request.area_threshold)
             if outcome.kept:
                 leave_if_cancelled()
+                chunks = _chunks(outcome.kept)
                 with _clock(timings, "embed"):
-                    features = await (embedding or self.models.sam2_features(picture))
-                    embedding = None
+                    if not all(seen.remembers_masks(boxes) for _, boxes in chunks):
+                        await (embedding or seen.sam2_features())
+                        embedding = None
                 leave_if_cancelled()
                 with _clock(timings, "masks"):
-                    await self._segment(outcome, features, leave_if_cancelled)
+                    for chunk, boxes in chunks:
+                        leave_if_cancelled()
+                        logits, scores = await seen.masks(boxes)
+                        for candidate, mask, score in zip(chunk, logits, scores, strict=True):
+                            candidate.logits, candidate.score = mask, float(score)
                 leave_if_cancelled()
                 with _clock(timings, "postprocess"):
                     await self.run(_choose_and_upsample, outcome, request)
@@ -133,7 +144,7 @@ class Pipeline:
     async def _find(
         self,
         request: SegmentRequest,
-        picture: Pixels,
+        seen: Seen,
         outcome: Outcome,
         leave_if_cancelled: Callable[[], None],
     ) -> None:
@@ -151,7 +162,6 @@ class Pipeline:
         generation = GenerationOptions(
             options.num_beams, options.max_new_tokens, options.phrases, options.priority
         )
-        features: Floats | None = None
         if options.task == "detection":
             task, outcome.caption_source = DETECTION, "none"
         elif options.phrases is not None:
@@ -160,9 +170,7 @@ class Pipeline:
             task = GROUNDING
             if not request.caption:
                 with _clock(outcome.timings_ms, "caption"):
-                    features = await self.models.image_features(picture)
-                    leave_if_cancelled()
-                    written = await self.models.generate(features, size, CAPTION, "", generation)
+                    written = await seen.generate(CAPTION, "", generation, leave_if_cancelled)
                 outcome.caption, outcome.caption_source = written.text, "florence2"
                 outcome.warnings += written.warnings
         leave_if_cancelled()
@@ -173,16 +181,10 @@ class Pipeline:
                 )
                 return
             text = outcome.caption if task == GROUNDING else ""
-            if features is None:
-                features = await self.models.image_features(picture)
-            leave_if_cancelled()
-            found = await self.models.generate(features, size, task, text, generation)
-            self._take(outcome, found)
+            self._take(outcome, await seen.generate(task, text, generation, leave_if_cancelled))
             for window in tile_windows(*size, options.tiles):
                 leave_if_cancelled()
-                x1, y1, x2, y2 = window
-                features = await self.models.image_features(np.ascontiguousarray(picture[y1:y2, x1:x2]))
-                found = await self.models.generate(features, (x2 - x1, y2 - y1), task, text, generation)
+                found = await seen.window(window).generate(task, text, generation, leave_if_cancelled)
                 self._take(outcome, to_picture(found, window, size))
 
     @staticmethod
@@ -190,18 +192,11 @@ class Pipeline:
         outcome.candidates += [_candidate(region) for region in found.regions]
         outcome.warnings += [text for text in found.warnings if text not in outcome.warnings]
 
-    async def _segment(
-        self, outcome: Outcome, features: Sam2Features, leave_if_cancelled: Callable[[], None]
-    ) -> None:
-        """Give each open candidate its mask logits and score."""
-        candidates = outcome.kept
-        for start in range(0, len(candidates), BOXES_AT_ONCE):
-            leave_if_cancelled()
-            chunk = candidates[start : start + BOXES_AT_ONCE]
-            boxes = np.array([candidate.box for candidate in chunk], np.float32)
-            logits, scores = await self.models.masks(features, boxes, (outcome.width, outcome.height))
-            for candidate, mask, score in zip(chunk, logits, scores, strict=True):
-                candidate.logits, candidate.score = mask, float(score)
+
+def _chunks(candidates: list[Candidate]) -> list[tuple[list[Candidate], Floats]]:
+    """Candidates that go through the mask decoder together, and their boxes [N,4]."""
+    parts = [candidates[at : at + BOXES_AT_ONCE] for at in range(0, len(candidates), BOXES_AT_ONCE)]
+    return [(part, np.array([candidate.box for candidate in part], np.float32)) for part in parts]
 
 
 def _candidate(region: Region) -> Candidate:

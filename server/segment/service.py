@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from florence2_sam2.server.inputs.data_url import decode_data_url
 from florence2_sam2.server.inputs.fetch import fetch_image
 from florence2_sam2.server.inputs.pictures import data_url, decode_picture
+from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
 from florence2_sam2.server.segment.answer import Answer, build_answer
-from florence2_sam2.server.segment.models import Models, Pixels
-from florence2_sam2.server.segment.pipeline import Pipeline, Run
+from florence2_sam2.server.segment.memory import Memory
+from florence2_sam2.server.segment.models import Models, Picture
+from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run
 from florence2_sam2.server.segment.request import RawInputs, SegmentRequest, parse_request
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.store import MaskStore, StoreError
@@ -20,12 +24,21 @@ from florence2_sam2.server.store import MaskStore, StoreError
 class SegmentService:
     """What one server needs to answer `segment` calls. Belongs to one event loop."""
 
-    def __init__(self, models: Models, run: Run, settings: Settings, store: MaskStore | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        run: Run,
+        settings: Settings,
+        store: MaskStore | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._models = models
         self._run = run
         self._settings = settings
         self._store = store
-        self._pipeline = Pipeline(models, run, settings.overlap_sam2)
+        self._metrics = metrics or Metrics()
+        self._memory = Memory(settings.memory_bytes)
+        self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory)
         self._gate = Gate(settings.max_in_flight, settings.max_queue)
 
     async def __call__(self, inputs: RawInputs, cancelled: Callable[[], bool]) -> Answer:
@@ -35,18 +48,37 @@ class SegmentService:
             ServiceError: as `server/errors.py` says; everything else is a bug.
         """
         request = parse_request(inputs, self._settings)
+        came = time.perf_counter()
         async with self._gate.enter(request.options.priority):
-            pixels: list[Pixels] = []
+            waited = time.perf_counter() - came
+            self._metrics.add("segment_waiting_seconds_total", waited, priority=request.options.priority)
+            pictures: list[Picture] = []
 
-            def load() -> Pixels:
-                pixels.append(_load(request, self._settings))
-                return pixels[0]
+            def load() -> Picture:
+                pictures.append(_load(request, self._settings))
+                return pictures[0]
 
             outcome = await self._pipeline(request, load, cancelled)
             build = functools.partial(
-                build_answer, outcome, request, pixels[0], self._models.identities, self._mask_url
+                build_answer, outcome, request, pictures[0].pixels, self._models.identities, self._mask_url
             )
-            return await self._run(build)
+            answer = await self._run(build)
+            self._count(outcome)
+            return answer
+
+    def measure(self) -> None:
+        """Set the numbers that are states: who waits, and what the memory keeps."""
+        self._metrics.set("segment_waiting", self._gate.depth)
+        self._metrics.set("memory_bytes", self._memory.bytes)
+        for how, count in asdict(self._memory.counts).items():
+            self._metrics.set("memory_results_total", count, how=how)
+
+    def _count(self, outcome: Outcome) -> None:
+        for stage, milliseconds in outcome.timings_ms.items():
+            self._metrics.add("segment_stage_seconds_total", milliseconds / 1e3, stage=stage)
+        self._metrics.add("segment_objects_total", len(outcome.kept))
+        for candidate in outcome.dropped:
+            self._metrics.add("segment_filtered_total", reason=str(candidate.reason))
 
     def _mask_url(self, png: bytes) -> tuple[str, str | None]:
         """Where the mask can be had, and what the caller should know about it."""
@@ -58,13 +90,13 @@ class SegmentService:
             return data_url(png), f"mask_url: {error}; the mask is in the answer itself"
 
 
-def _load(request: SegmentRequest, settings: Settings) -> Pixels:
-    """The picture's pixels, from the bytes or from where the URL points."""
+def _load(request: SegmentRequest, settings: Settings) -> Picture:
+    """The picture, from the bytes or from where the URL points."""
     if request.image is not None:
-        return decode_picture(request.image, settings, "image")
+        return Picture.of(decode_picture(request.image, settings, "image"), request.image)
     url = request.image_url or ""
     if url[:5].lower() == "data:":
         data = decode_data_url(url, settings)
     else:
         data = fetch_image(url, settings)
-    return decode_picture(data, settings, "image_url")
+    return Picture.of(decode_picture(data, settings, "image_url"), data)

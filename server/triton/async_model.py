@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from florence2_sam2.server.errors import Cancelled
+from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.triton import failures
 from florence2_sam2.server.triton.memory import check_room
+from florence2_sam2.server.triton.metrics import SECONDS, Published
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError
@@ -88,6 +90,7 @@ class AsyncModel:
         repository: the model repository.
         config: `config.pbtxt` as a dict.
         loop: the event loop that `start`, `answer` and `stop` run on.
+        metrics: its numbers, which Triton is told about every second.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -97,6 +100,7 @@ class AsyncModel:
         self.config: dict[str, Any] = json.loads(args["model_config"])
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, f"{self.name}-work")
         self._tasks: set[asyncio.Task[None]] = set()
+        self.metrics = Metrics()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(
             concurrent.futures.ThreadPoolExecutor(CALL_THREADS, f"{self.name}-calls")
@@ -104,6 +108,8 @@ class AsyncModel:
         self._thread = threading.Thread(target=self.loop.run_forever, name=f"{self.name}-loop", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self.start(), self.loop).result()
+        self._publishing = asyncio.run_coroutine_threadsafe(self._publish(), self.loop)
+        self._publishing.add_done_callback(self._report)
 
     def execute(self, requests: list[InferenceRequest]) -> None:
         for request in requests:
@@ -123,6 +129,9 @@ class AsyncModel:
         """Answer one request: the outputs, or a ServiceError raised. Any other exception is a bug."""
         raise NotImplementedError
 
+    def measure(self) -> None:
+        """Set the numbers that are states, not counts: called on the loop before Triton is told."""
+
     async def stop(self) -> None:
         """End what `start` began. Everything that was in flight has been answered."""
 
@@ -140,6 +149,7 @@ class AsyncModel:
             tensors = await self.answer(call)
             check_room(tensors)
             call.send(tensors)
+            self.metrics.add("requests_total", model=self.name, code="OK")
         except asyncio.CancelledError:
             self._refuse(call, Cancelled("the server is stopping"))
         except Exception as error:  # whatever it is, this request gets an answer and the others go on
@@ -147,11 +157,25 @@ class AsyncModel:
 
     def _refuse(self, call: Call, error: Exception) -> None:
         refusal = failures.refusal(error, self.name)
+        self.metrics.add("requests_total", model=self.name, code=refusal.code)
         if call.answered:
             # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
             # process, so that the launcher's supervisor starts the server again.
             os._exit(1)
         call.refuse(failures.to_triton(refusal, failures.is_between_models(call.request)))
+
+    async def _publish(self) -> None:
+        published = Published(self.metrics)
+        while True:
+            self.metrics.set("requests_in_flight", len(self._tasks), model=self.name)
+            self.measure()
+            await self.loop.run_in_executor(None, published.update)
+            await asyncio.sleep(SECONDS)
+
+    def _report(self, ended: concurrent.futures.Future[None]) -> None:
+        """A bug must not end the metrics without a word."""
+        if not ended.cancelled() and (error := ended.exception()):
+            failures.refusal(error, self.name)
 
     async def _drain(self) -> None:
         if self._tasks:
@@ -160,4 +184,5 @@ class AsyncModel:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=1)
+        self._publishing.cancel()
         await self.stop()

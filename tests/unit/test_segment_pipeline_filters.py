@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from florence2_sam2.server.errors import Cancelled
-from florence2_sam2.server.segment.models import Generated, Region, Sam2Features
+from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Features
 from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Outcome, Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
 
 WIDTH, HEIGHT = 200, 100
-PICTURE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+PICTURE = Picture.of(np.zeros((HEIGHT, WIDTH, 3), np.uint8), b"x")
 MAP = np.zeros((1, 1, 1, 1), np.float32)
 
 

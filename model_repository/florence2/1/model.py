@@ -25,6 +25,11 @@ class TritonPythonModel(AsyncModel):
         self.spec = manifest.Florence2.read(self.folder)
         self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
 
+    def measure(self):
+        load = self.florence2.load()
+        self.metrics.set("decoder_waiting", load["waiting"])
+        self.metrics.set("decoder_rows", load["rows"])
+
     async def stop(self):
         self.florence2.close()
 
@@ -37,6 +42,10 @@ class TritonPythonModel(AsyncModel):
         call.check()
         running = self.florence2.submit(features, task, text, size, options, call.cancelled)
         answer = await asyncio.wrap_future(running)
+        self.metrics.add("decoder_requests_total")
+        self.metrics.add("tokens_total", len(answer.token_ids))
+        for part, milliseconds in answer.timings_ms.items():
+            self.metrics.add("decoder_seconds_total", milliseconds / 1e3, part=part)
         regions = json.dumps([region.as_json() for region in answer.regions], ensure_ascii=False)
         info = json.dumps({**answer.info(), "model": self.spec.identity()}, ensure_ascii=False)
         return [

@@ -20,7 +20,10 @@ class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
         models = TritonModels(self.repository, self.in_pool)
-        self.segment = SegmentService(models, self.in_pool, settings, open_store(settings))
+        self.segment = SegmentService(models, self.in_pool, settings, open_store(settings), self.metrics)
+
+    def measure(self):
+        self.segment.measure()
 
     async def answer(self, call):
         request = call.request

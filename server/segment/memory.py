@@ -1,0 +1,111 @@
+"""What a call has cost is not paid again: results kept under a key, and equal work under way done once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass
+class Counts:
+    """How often a result was `kept` already, `joined` under way, or `made`; and how many were `evicted`."""
+
+    kept: int = 0
+    joined: int = 0
+    made: int = 0
+    evicted: int = 0
+
+
+@dataclass
+class _Work:
+    """A task that `callers` wait for. It belongs to none of them."""
+
+    task: asyncio.Task[Any]
+    callers: int = 0
+
+
+@dataclass
+class Memory:
+    """Results by key, the least recently used of which go when together they have more than `limit` bytes.
+
+    Belongs to one event loop. With a limit of 0 nothing is kept, but what is under way is still shared. Whoever
+    gets a result shares it with others: it must not be changed.
+    """
+
+    limit: int
+    counts: Counts = field(default_factory=Counts)
+    bytes: int = 0
+    _kept: OrderedDict[Hashable, tuple[Any, int]] = field(default_factory=OrderedDict)
+    _under_way: dict[Hashable, _Work] = field(default_factory=dict)
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether the result is kept now."""
+        return key in self._kept
+
+    async def recall(
+        self,
+        key: Hashable,
+        work: Callable[[], Awaitable[T]],
+        size: Callable[[T], int],
+        lane: Hashable = None,
+    ) -> T:
+        """The result of `work`, which is only done when it is neither kept nor under way.
+
+        Work that fails is not kept: its error goes to all who wait for it. A caller who is cancelled leaves the
+        others' work alone; when the last one has gone, it is cancelled.
+
+        Args:
+            key: everything that decides the result.
+            size: the result's bytes.
+            lane: who is in a hurry does not join work that was begun in another lane.
+        """
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            self.counts.kept += 1
+            result: T = self._kept[key][0]
+            return result
+        place = (key, lane)
+        shared = self._under_way.get(place)
+        if shared is None:
+            self.counts.made += 1
+            shared = self._under_way[place] = _Work(asyncio.ensure_future(self._do(place, work, size)))
+        else:
+            self.counts.joined += 1
+        shared.callers += 1
+        try:
+            return await asyncio.shield(shared.task)
+        finally:
+            shared.callers -= 1
+            if not shared.callers and not shared.task.done():
+                self._under_way.pop(place, None)  # who comes now must not wait for what is being given up
+                shared.task.cancel()
+
+    async def _do(
+        self, place: tuple[Hashable, Hashable], work: Callable[[], Awaitable[T]], size: Callable[[T], int]
+    ) -> T:
+        me = asyncio.current_task()
+        try:
+            result = await work()
+        finally:
+            shared = self._under_way.get(place)
+            if shared is not None and shared.task is me:
+                del self._under_way[place]
+        self._keep(place[0], result, size(result))
+        return result
+
+    def _keep(self, key: Hashable, result: Any, size: int) -> None:
+        if size > self.limit:
+            return
+        if key in self._kept:  # made in two lanes
+            self.bytes -= self._kept.pop(key)[1]
+        self._kept[key] = (result, size)
+        self.bytes += size
+        while self.bytes > self.limit:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self.bytes -= freed
+            self.counts.evicted += 1

@@ -1,0 +1,116 @@
+"""One picture as the models see it: each question about it is paid for once, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+from florence2_sam2.server.segment.memory import Memory
+from florence2_sam2.server.segment.models import (
+    Floats,
+    Generated,
+    GenerationOptions,
+    Models,
+    Picture,
+    Sam2Features,
+)
+
+_TEXT_BYTES = 1000  # of a generated answer's objects, roughly, beside its text
+_REGION_BYTES = 500
+
+
+class Seen:
+    """Answers about `picture`, from `memory` or from `models`.
+
+    Keys have the picture's digest, what is asked, and the settings that decide the answer. The models are not in them:
+    the memory lives no longer than they do.
+    """
+
+    def __init__(self, models: Models, memory: Memory, picture: Picture, priority: str) -> None:
+        self._models, self._memory, self.picture, self._priority = models, memory, picture, priority
+        # What this call had once it has until it ends, however small the memory.
+        self._image_features: Floats | None = None
+        self._sam2_features: Sam2Features | None = None
+
+    def window(self, box: tuple[int, int, int, int]) -> Seen:
+        """A part of the picture, x1 y1 x2 y2 in pixels, as a picture of its own."""
+        return Seen(self._models, self._memory, self.picture.window(box), self._priority)
+
+    async def generate(
+        self, task: str, text: str, options: GenerationOptions, leave_if_cancelled: Callable[[], None]
+    ) -> Generated:
+        """Florence-2's answer; regions are in this picture's pixels."""
+        key = (
+            "generate",
+            self.picture.digest,
+            task,
+            text,
+            options.num_beams,
+            options.max_new_tokens,
+            options.phrases,
+        )
+
+        async def work() -> Generated:
+            features = await self.image_features()
+            return await self._models.generate(features, self.picture.size, task, text, options)
+
+        if not self._memory.holds(key):  # two steps, so that the caller may leave between them
+            await self.image_features()
+            leave_if_cancelled()
+        return await self._memory.recall(key, work, _generated_bytes, self._priority)
+
+    async def image_features(self) -> Floats:
+        """Florence-2's features of the picture, read-only."""
+
+        async def work() -> Floats:
+            features = await self._models.image_features(self.picture.pixels)
+            features.setflags(write=False)
+            return features
+
+        if self._image_features is None:
+            key = "image_features", self.picture.digest
+            self._image_features = await self._memory.recall(key, work, lambda f: f.nbytes, self._priority)
+        return self._image_features
+
+    async def sam2_features(self) -> Sam2Features:
+        """SAM2's features of the picture, read-only."""
+
+        async def work() -> Sam2Features:
+            features = await self._models.sam2_features(self.picture.pixels)
+            for array in features.arrays():
+                array.setflags(write=False)
+            return features
+
+        if self._sam2_features is None:
+            key = "sam2_features", self.picture.digest
+            self._sam2_features = await self._memory.recall(key, work, _sam2_bytes, self._priority)
+        return self._sam2_features
+
+    def remembers_masks(self, boxes: Floats) -> bool:
+        """Whether `masks` of these boxes needs no features."""
+        return self._memory.holds(self._masks_key(boxes))
+
+    async def masks(self, boxes: Floats) -> tuple[Floats, Floats]:
+        """Mask logits FP32 [N,s,s], read-only, and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""
+
+        async def work() -> tuple[Floats, Floats]:
+            features = await self.sam2_features()
+            logits, scores = await self._models.masks(features, boxes, self.picture.size)
+            logits.setflags(write=False)
+            scores.setflags(write=False)
+            return logits, scores
+
+        key = self._masks_key(boxes)
+        return await self._memory.recall(key, work, lambda m: m[0].nbytes + m[1].nbytes, self._priority)
+
+    def _masks_key(self, boxes: Floats) -> Hashable:
+        return "masks", self.picture.digest, np.ascontiguousarray(boxes, np.float32).tobytes()
+
+
+def _sam2_bytes(features: Sam2Features) -> int:
+    return sum(array.nbytes for array in features.arrays())
+
+
+def _generated_bytes(answer: Generated) -> int:
+    return _TEXT_BYTES + 4 * len(answer.text) + _REGION_BYTES * len(answer.regions)

@@ -1,0 +1,171 @@
+"""Equal work is done once, kept within its bytes, and no caller's leaving hurts another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from florence2_sam2.server.segment.memory import Memory
+
+
+class Worker:
+    """Makes "result NAME", once it may; counts how often it was begun and finished."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.finished: list[str] = []
+        self.may_end = asyncio.Event()
+
+    def __call__(self, name: str) -> Callable[[], Awaitable[str]]:
+        async def work() -> str:
+            self.begun.append(name)
+            await self.may_end.wait()
+            self.finished.append(name)
+            return f"result {name}"
+
+        return work
+
+
+def size_of(result: str) -> int:
+    return 10
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 5))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_what_is_kept_is_not_made_again() -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(100), Worker()
+        worker.may_end.set()
+        for _ in range(3):
+            assert await memory.recall("a", worker("a"), size_of) == "result a"
+        assert worker.begun == ["a"]
+        assert memory.holds("a")
+        assert (memory.counts.made, memory.counts.kept, memory.bytes) == (1, 2, 10)
+
+    run(scenario)
+
+
+def test_equal_work_under_way_is_done_once() -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(0), Worker()
+        calls = [asyncio.create_task(memory.recall("a", worker("a"), size_of)) for _ in range(5)]
+        await settle()
+        worker.may_end.set()
+        assert await asyncio.gather(*calls) == ["result a"] * 5
+        assert worker.begun == ["a"]
+        assert (memory.counts.made, memory.counts.joined) == (1, 4)
+        assert not memory.holds("a")  # a limit of 0 keeps nothing
+        await memory.recall("a", worker("a"), size_of)
+        assert worker.begun == ["a", "a"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("leaving", [0, 1])
+def test_who_leaves_does_not_end_the_others_work(leaving: int) -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(100), Worker()
+        calls = [asyncio.create_task(memory.recall("a", worker("a"), size_of)) for _ in range(2)]
+        await settle()
+        calls[leaving].cancel()
+        await settle()
+        worker.may_end.set()
+        assert await calls[1 - leaving] == "result a"
+        assert calls[leaving].cancelled()
+        assert worker.begun == ["a"]
+
+    run(scenario)
+
+
+def test_work_that_nobody_waits_for_ends_and_is_begun_anew() -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(100), Worker()
+        first = asyncio.create_task(memory.recall("a", worker("a"), size_of))
+        await settle()
+        first.cancel()
+        second = asyncio.create_task(memory.recall("a", worker("a"), size_of))
+        await settle()
+        third = asyncio.create_task(memory.recall("a", worker("a"), size_of))
+        await settle()
+        worker.may_end.set()
+        assert await second == await third == "result a"
+        assert worker.finished == ["a"]
+        assert memory._under_way == {}
+
+    run(scenario)
+
+
+def test_an_error_goes_to_all_who_wait_and_is_not_kept() -> None:
+    async def scenario() -> None:
+        memory, worker, failures = Memory(100), Worker(), []
+
+        async def fail() -> str:
+            failures.append(1)
+            await worker.may_end.wait()
+            raise ValueError("no")
+
+        calls = [asyncio.create_task(memory.recall("a", fail, size_of)) for _ in range(3)]
+        await settle()
+        worker.may_end.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert [str(answer) for answer in answers] == ["no"] * 3
+        assert len(failures) == 1
+        assert await memory.recall("a", worker("a"), size_of) == "result a"
+
+    run(scenario)
+
+
+def test_the_hurried_do_not_wait_for_the_patient() -> None:
+    async def scenario() -> None:
+        memory, patient, hurried = Memory(100), Worker(), Worker()
+        bulk = asyncio.create_task(memory.recall("a", patient("bulk"), size_of, "bulk"))
+        await settle()
+        hurried.may_end.set()
+        assert (
+            await memory.recall("a", hurried("interactive"), size_of, "interactive") == "result interactive"
+        )
+        assert await memory.recall("a", patient("third"), size_of, "bulk") == "result interactive"
+        patient.may_end.set()
+        assert await bulk == "result bulk"
+        assert memory.bytes == 10
+
+    run(scenario)
+
+
+@given(
+    limit=st.integers(0, 50),
+    calls=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 30)), max_size=60),
+)
+def test_it_keeps_the_latest_within_its_bytes(limit: int, calls: list[tuple[int, int]]) -> None:
+    async def scenario() -> None:
+        memory = Memory(limit)
+        expected: dict[Any, int] = {}  # oldest use first
+        sizes: dict[int, int] = {}
+        for key, size in calls:
+            size = sizes.setdefault(key, size)
+
+            async def work(key: int = key) -> int:
+                return key
+
+            assert await memory.recall(key, work, lambda _, size=size: size) == key
+            if key in expected or size <= limit:
+                expected.pop(key, None)
+                expected[key] = size
+            while sum(expected.values()) > limit:
+                del expected[next(iter(expected))]
+            assert list(memory._kept) == list(expected)
+            assert memory.bytes == sum(expected.values()) <= limit
+
+    run(scenario)
