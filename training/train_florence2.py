@@ -1,12 +1,14 @@
 """Train the small Florence-2: `python -m florence2_sam2.training.train_florence2 --minutes 90 --output DIR`.
 
-Three phases by the clock. First the vision tower learns with a throw-away head what is where (see dense.py):
+Three phases by the clock, and a fourth that may be left out. First the vision tower learns with a throw-away head
+what is where (see dense.py):
 shorter than until it names most things, and the decoder never learns to look. Then everything learns to
 caption, to ground phrases and, a little, to detect. One run of the vision tower serves all tasks of a picture.
 Locations are scored against Gaussians over the bins, wide at first and narrow at the end. At last the language
 model alone goes on: it names less than the head reads from the same image tokens, and without the tower's
-gradients a step costs half. Its captions no longer mention what it could not name when that phase began: a
-caption is grounded and believed, and who guesses at a thing of twenty pixels does worse than who is silent.
+gradients a step costs half. In the fourth phase, a few minutes long, captions no longer mention what it could
+not name when that phase began: a caption is grounded and believed, and who guesses at a thing of twenty pixels
+does worse than who is silent. It comes after the reading has been learnt, or it teaches too much silence.
 """
 
 import argparse
@@ -43,8 +45,8 @@ from florence2_sam2.training.tokenizer import make_tokenizer, save_processor
 SIGMA_WIDE, SIGMA_NARROW = 14.0, 4.0  # location bins
 DETECTION_SHARE = 0.12
 MEMORY, LONG_MEMORY = 160, 1500  # scenes; image tokens grow stale unless the tower rests
-LOCATED_SHARE = 0.5  # of the last phase's stories: captions are what is left to learn
-CERTAIN = 0.5  # a thing whose name is less probable is left out of the last phase's captions
+LOCATED_SHARE = 0.35  # of the last phases' stories: captions are what is left to learn
+CERTAIN = 0.4  # a thing whose name is less probable is left out of the silent phase's captions
 MISQUOTED = 0.25  # of the captions to be grounded; at 0.4 too much that is there was left out as well
 
 
@@ -120,10 +122,11 @@ class Trainer:
         if not team.leads:  # the same weights, other scenes
             self.rng = np.random.default_rng((options.seed, self.step, team.rank))
         self.diet = Diet(self.rng)
-        self.clock = Clock(options.vision_minutes + options.minutes + options.text_minutes, elapsed)
+        minutes = options.vision_minutes + options.minutes + options.text_minutes + options.silent_minutes
+        self.clock = Clock(minutes, elapsed)
 
     def judge_of(self, weights: dict[str, torch.Tensor]) -> TextLoss:
-        """Who says what can be named: the model as it was when the last phase began."""
+        """Who says what can be named: the model as it was when the silent phase began."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(weights)
         return TextLoss(model, self.tokenizer)
@@ -203,11 +206,15 @@ class Trainer:
         if name == "vision":
             parameters = [*self.head.parameters(), *vision, body.language_model.shared.weight]
             optimizer = Optimisers(parameters, self.matrices, rate)
-        elif name == "text":
+        elif name in ("text", "silent"):
             parameters = [*self.head.several.parameters(), *body.language_model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate)
-            self.memory = deque(maxlen=LONG_MEMORY)  # without those that tell what cannot be named
-            self.judge = self.judge or self.judge_of(self.model.state_dict())
+            self.memory = deque(self.memory, LONG_MEMORY)
+            if name == "silent":
+                self.memory.clear()  # they tell what cannot be named
+                self.judge = self.judge or self.judge_of(self.model.state_dict())
+            else:
+                self.judge = None
         else:  # at the full rate the tower would forget faster than the text teaches it
             parameters = [*self.head.parameters(), *self.model.parameters()]
             optimizer = Optimisers(parameters, self.matrices, rate, vision, self.options.vision_share)
@@ -219,7 +226,7 @@ class Trainer:
             scenes = [self.diet.draw() if name == "vision" else draw(self.rng) for _ in range(batch)]
             if name == "vision":
                 loss = self.dense_loss(scenes, SIGMA_WIDE)[0]
-            elif name == "text":
+            elif name in ("text", "silent"):
                 loss = self.resting_loss(scenes)
             else:
                 loss = self.joint_loss(scenes, fraction)
@@ -251,7 +258,12 @@ class Trainer:
             self.phase("vision", 0.0, joint_from, options.vision_rate, options.vision_batch)
         if self.clock.elapsed < text_from:
             self.phase("joint", joint_from, text_from, options.rate, options.batch)
-        self.phase("text", text_from, text_from + options.text_minutes, options.text_rate, options.text_batch)
+        silent_from = text_from + options.text_minutes
+        if self.clock.elapsed < silent_from:
+            self.phase("text", text_from, silent_from, options.text_rate, options.text_batch)
+        until = silent_from + options.silent_minutes
+        if self.clock.elapsed < until:
+            self.phase("silent", silent_from, until, options.text_rate / 2, options.text_batch)
 
 
 def export(
@@ -272,6 +284,9 @@ def main() -> None:
     parser.add_argument("--vision-minutes", type=float, default=25, help="of the vision tower alone")
     parser.add_argument("--minutes", type=float, default=65, help="of everything together, afterwards")
     parser.add_argument("--text-minutes", type=float, default=40, help="of the language model alone, at last")
+    parser.add_argument(
+        "--silent-minutes", type=float, default=0, help="in which captions leave out the unsure"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vision-rate", type=float, default=2e-3)
     parser.add_argument("--rate", type=float, default=1.2e-3)

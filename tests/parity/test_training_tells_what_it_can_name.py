@@ -1,4 +1,4 @@
-"""The last phase's captions leave out what the model could not name when the phase began, and only that."""
+"""The silent phase's captions leave out what the model could not name when the phase began, and only that."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def options(folder: Path) -> argparse.Namespace:
         seed=0,
         vision_minutes=0.0,
         minutes=0.0,
-        text_minutes=1.0,
+        text_minutes=0.0,
+        silent_minutes=1.0,
         replay=0,
         save_every=9.0,
     )
@@ -39,8 +40,9 @@ def options(folder: Path) -> argparse.Namespace:
 def test_the_judge_learns_nothing_and_survives_an_interruption(tmp_path: Path) -> None:
     trainer = Trainer(options(tmp_path))
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
-    trainer.phase("text", begin=0.0, until=trainer.clock.elapsed + 0.01, rate=1e-3, batch=1)
+    trainer.phase("silent", begin=0.0, until=trainer.clock.elapsed + 0.01, rate=1e-3, batch=1)
     assert trainer.step > 0
+    assert trainer.judge is not None
     assert any(not torch.equal(w, before[n]) for n, w in trainer.model.state_dict().items())
     judge = Trainer(options(tmp_path)).judge  # goes on from the state that was saved
     assert judge is not None
@@ -48,7 +50,7 @@ def test_the_judge_learns_nothing_and_survives_an_interruption(tmp_path: Path) -
         assert torch.equal(weight, before[name]), name
 
 
-def test_stories_are_judged_in_the_last_phase_only(tmp_path: Path) -> None:
+def test_stories_are_judged_in_the_silent_phase_only(tmp_path: Path) -> None:
     trainer = Trainer(options(tmp_path))
     rng = np.random.default_rng(3)
     scene = next(s for s in (draw_scene(rng, SIDE) for _ in range(99)) if len(s.mentions()) > 2)
