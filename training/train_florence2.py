@@ -1,12 +1,11 @@
 """Train the small Florence-2: `python -m florence2_sam2.training.train_florence2 --minutes 90 --output DIR`.
 
 Three phases by the clock, and a fourth that may be left out. First the vision tower learns with a throw-away head
-what is where (see dense.py):
-shorter than until it names most things, and the decoder never learns to look. Then everything learns to
-caption, to ground phrases and, a little, to detect. One run of the vision tower serves all tasks of a picture.
-Locations are scored against Gaussians over the bins, wide at first and narrow at the end. At last the language
-model alone goes on: it names less than the head reads from the same image tokens, and without the tower's
-gradients a step costs half. In the fourth phase, a few minutes long, captions no longer mention what it could
+what is where (see dense.py): shorter than until it names most things, and the decoder never learns to look. Then
+everything learns to caption, to ground phrases and, a little, to detect. One run of the vision tower serves all
+tasks of a picture. Locations are scored against Gaussians over the bins, wide at first and narrow at the end. Then
+the language model alone goes on: it names less than the head reads from the same image tokens, and without the
+tower's gradients a step costs half. In the fourth phase, a few minutes long, captions no longer mention what it could
 not name when that phase began: a caption is grounded and believed, and who guesses at a thing of twenty pixels
 does worse than who is silent. It comes after the reading has been learnt, or it teaches too much silence.
 """
