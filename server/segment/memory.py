@@ -43,9 +43,9 @@ class Memory:
     _kept: OrderedDict[Hashable, tuple[Any, int]] = field(default_factory=OrderedDict)
     _under_way: dict[Hashable, _Work] = field(default_factory=dict)
 
-    def holds(self, key: Hashable) -> bool:
-        """Whether the result is kept now."""
-        return key in self._kept
+    def holds(self, key: Hashable, lane: Hashable = None) -> bool:
+        """Whether `recall` would do no work of its own now: the result is kept, or under way in that lane."""
+        return key in self._kept or (key, lane) in self._under_way
 
     async def recall(
         self,

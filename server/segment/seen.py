@@ -55,7 +55,9 @@ class Seen:
             features = await self.image_features()
             return await self._models.generate(features, self.picture.size, task, text, options)
 
-        if not self._memory.holds(key):  # two steps, so that the caller may leave between them
+        if not self._memory.holds(
+            key, self._priority
+        ):  # two steps, so that the caller may leave between them
             await self.image_features()
             leave_if_cancelled()
         return await self._memory.recall(key, work, _generated_bytes, self._priority)
@@ -89,7 +91,7 @@ class Seen:
 
     def remembers_masks(self, boxes: Floats) -> bool:
         """Whether `masks` of these boxes needs no features."""
-        return self._memory.holds(self._masks_key(boxes))
+        return self._memory.holds(self._masks_key(boxes), self._priority)
 
     async def masks(self, boxes: Floats) -> tuple[Floats, Floats]:
         """Mask logits FP32 [N,s,s], read-only, and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""

@@ -139,6 +139,32 @@ def test_equal_calls_at_once_are_worked_on_once(limit: int) -> None:
     assert found(outcomes[0]) == found(outcomes[1]) == found(outcomes[2])
 
 
+@pytest.mark.parametrize("limit", [0, PLENTY])
+def test_who_comes_while_a_caption_is_written_asks_for_no_features(limit: int) -> None:
+    ask = Asked(limit)
+    writing, may_end = asyncio.Event(), asyncio.Event()
+    write = ask.models.generate
+
+    async def slowly(features, size, task, text, options):
+        writing.set()
+        await may_end.wait()
+        return await write(features, size, task, text, options)
+
+    ask.models.generate = slowly  # type: ignore[method-assign]
+
+    async def one_after_the_other() -> None:
+        first = asyncio.create_task(ask.call())
+        await writing.wait()
+        second = asyncio.create_task(ask.call())
+        while not ask.memory.counts.joined:
+            await asyncio.sleep(0.001)
+        may_end.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(asyncio.wait_for(one_after_the_other(), 10))
+    assert ask.models.calls.count("image_features") == 1
+
+
 def test_what_is_kept_is_counted_and_cannot_be_changed() -> None:
     ask = Asked()
     ask()
