@@ -2,7 +2,7 @@
 
 A weight is stored as one byte, with a scale and a zero point for each BLOCK values along the axis that is summed over.
 A table that is looked up keeps its values, unless it is the matrix of a product too: then its rows are made of that
-one's bytes. So a tied embedding and head are stored once, and the head is all that its rows lose by.
+one's bytes, so that a tied embedding and head are stored once.
 
 Why these settings. The errors are of the small checkpoint's logits, as a share of their spread:
 
@@ -10,7 +10,7 @@ Why these settings. The errors are of the small checkpoint's logits, as a share 
   multiplies bytes. The kernels of the other levels took 14 to 23 times as long.
 - BLOCK: 16 gives 1.04 %, 32 1.22 %, 64 1.39 %, 128 1.60 %. A larger one is smaller (1 + 5 / BLOCK bytes a weight) and
   faster (32 takes 0.83, 64 0.80 of the time of 16). From 128 on, a row's result changes with the number of rows
-  beside it on processors with AVX-512: by 1e-6 at first, which the next rounding to bytes makes 1e-2. Up to 64 a row
+  beside it on processors with AVX-512: by 1e-6 at first, which the next rounding to bytes makes 1e-2. Up to 64 it
   has the same bits alone and beside 23 others.
 - Zero points: without them a file is 3 % smaller and no faster, and the error is 1.33 % instead of 1.22 %.
 - Looking a tied embedding up in the head's bytes gives 1.24 % instead of 1.22 %, and no table of its own is stored.
@@ -92,22 +92,20 @@ def _gemms_to_matmuls(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _look_up_bytes(model: onnx.ModelProto, transposes: Mapping[str, str]) -> None:
-    """Tables that are looked up and have become a product's bytes: rows of bytes → (byte - zero point) · scale."""
+    """Tables that are looked up, and whose transpose has become a product's bytes, are looked up in these."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
         table = node.input[0] if node.op_type == "Gather" else ""
-        if (
-            table not in transposes or tensors[table].dims[1] % BLOCK
-        ):  # a last block that is not full has padding
+        # Where the last block is not full, a row of bytes is longer than one of the table.
+        if table not in transposes or tensors[table].dims[1] % BLOCK:
             nodes.append(node)
             continue
         rows, width = tensors[table].dims
-        parts = [f"{transposes[table]}_{part}" for part in ("Q8", "zero_points", "scales")]
-        for part in parts[1:]:
-            tensors[part].dims[:] = rows, width // BLOCK
-        nodes += _lookup(node, *parts, width)
+        for part in ("zero_points", "scales"):
+            tensors[f"{transposes[table]}_{part}"].dims[:] = rows, width // BLOCK
+        nodes += _lookup(node, transposes[table], width)
     _replace_nodes(graph, nodes)
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
@@ -115,32 +113,42 @@ def _look_up_bytes(model: onnx.ModelProto, transposes: Mapping[str, str]) -> Non
     graph.initializer.extend(kept)
 
 
-def _lookup(
-    node: onnx.NodeProto, table: str, zero_points: str, scales: str, width: int
-) -> list[onnx.NodeProto]:
-    """The nodes in place of `node`, a Gather of rows of `width` values."""
-    ids, output, name = node.input[1], node.output[0], node.name
+def _lookup(node: onnx.NodeProto, matrix: str, width: int) -> list[onnx.NodeProto]:
+    """What takes the place of `node`, a Gather of rows of `width` values for ids [B, N]: (byte - zero point) · scale.
 
-    def constant(part: str, *values: int) -> onnx.NodeProto:
-        tensor = numpy_helper.from_array(np.array(values, np.int64), f"{name}/{part}")
-        return helper.make_node("Constant", [], [f"{name}/{part}"], f"{name}/{part}", value=tensor)
+    `matrix` is the quantiser's name for the bytes [rows, blocks, BLOCK], zero points and scales [rows, blocks].
+    """
+    ids, name = node.input[1], node.name
 
-    def made(operator: str, part: str, *inputs: str, **settings: int) -> onnx.NodeProto:
-        return helper.make_node(operator, inputs, [f"{name}/{part}"], f"{name}/{part}", **settings)
+    def step(operator: str, result: str, *inputs: str) -> onnx.NodeProto:
+        return helper.make_node(operator, inputs, [f"{name}/{result}"], f"{name}/{result}")
 
+    def constant(result: str, *values: int) -> onnx.NodeProto:
+        made = step("Constant", result)
+        tensor = numpy_helper.from_array(np.array(values, np.int64))
+        made.attribute.append(helper.make_attribute("value", tensor))
+        return made
+
+    def to_float(result: str, source: str) -> onnx.NodeProto:
+        made = step("Cast", result, source)
+        made.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+        return made
+
+    rows = step("Reshape", "rows", f"{name}/values", f"{name}/row_shape")
+    rows.output[0] = node.output[0]
     return [
         constant("last_axis", -1),
-        constant("row", 0, 0, width),
-        made("Gather", "bytes", table, ids),
-        made("Gather", "zero_points", zero_points, ids),
-        made("Gather", "scales", scales, ids),
-        made("Cast", "float_bytes", f"{name}/bytes", to=TensorProto.FLOAT),
-        made("Cast", "float_zero_points", f"{name}/zero_points", to=TensorProto.FLOAT),
-        made("Unsqueeze", "zero_point_column", f"{name}/float_zero_points", f"{name}/last_axis"),
-        made("Unsqueeze", "scale_column", f"{name}/scales", f"{name}/last_axis"),
-        made("Sub", "differences", f"{name}/float_bytes", f"{name}/zero_point_column"),
-        made("Mul", "blocks", f"{name}/differences", f"{name}/scale_column"),
-        helper.make_node("Reshape", [f"{name}/blocks", f"{name}/row"], [output], f"{name}/rows"),
+        constant("row_shape", 0, 0, width),
+        step("Gather", "bytes", f"{matrix}_Q{BITS}", ids),
+        step("Gather", "zero_points", f"{matrix}_zero_points", ids),
+        step("Gather", "scales", f"{matrix}_scales", ids),
+        to_float("float_bytes", f"{name}/bytes"),
+        to_float("float_zero_points", f"{name}/zero_points"),
+        step("Unsqueeze", "zero_point_column", f"{name}/float_zero_points", f"{name}/last_axis"),
+        step("Unsqueeze", "scale_column", f"{name}/scales", f"{name}/last_axis"),
+        step("Sub", "differences", f"{name}/float_bytes", f"{name}/zero_point_column"),
+        step("Mul", "values", f"{name}/differences", f"{name}/scale_column"),
+        rows,
     ]
 
 

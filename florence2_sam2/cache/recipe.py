@@ -55,13 +55,12 @@ class Recipe:
         text = json.dumps(self.body(), sort_keys=True)
         parts = [_slug(self.florence2.name), _slug(self.sam2.name)]
         digits = hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
-        return "-".join(["+".join(parts), *self._forms(), digits])
+        decoder = "-int8-decoder" if self.decoder_weights == "int8" else ""
+        return f"{'+'.join(parts)}-{self.precision}{decoder}-{digits}"
 
     def __str__(self) -> str:
-        return f"{self.florence2} and {self.sam2}, {' with '.join(self._forms())}"
-
-    def _forms(self) -> list[str]:
-        return [self.precision, *(["int8-decoder"] if self.decoder_weights == "int8" else [])]
+        decoder = " with an int8 decoder" if self.decoder_weights == "int8" else ""
+        return f"{self.florence2} and {self.sam2}, {self.precision}{decoder}"
 
 
 @functools.cache
