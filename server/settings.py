@@ -38,7 +38,7 @@ class Settings:
     sam2: str | None = _checkpoint(None, "SAM2: a folder, or NAME[@REVISION] on the hub")
     precision: str = _checkpoint("fp32", f"weights and arithmetic of their export, {' or '.join(PRECISIONS)}")
     decoder_weights: str = _checkpoint(
-        "float", "weights of its text decoder, float (as the precision says) or int8"
+        "float", "weights of Florence-2's text decoder, float (as the precision says) or int8"
     )
     cache: str | None = _checkpoint(
         None, "folder for their exports; none: florence2-sam2 in $XDG_CACHE_HOME or ~/.cache"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -49,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exported(options: argparse.Namespace, weights: DecoderWeights) -> Path:
-    repository = options.output / weights
-    shutil.rmtree(repository, ignore_errors=True)
-    export(
+    repository: Path = options.output / weights
+    export(  # in place of what an earlier run left there; it refuses any other folder
         repository,
         florence2_checkpoint=str(options.florence2),
         decoder_weights=weights,
