@@ -77,7 +77,7 @@ class Segmentation:
     parameters: Mapping[str, Any]
     """The settings that were used, the defaults among them."""
     models: Mapping[str, Mapping[str, Any]]
-    """Checkpoint, hash and precision of each model."""
+    """Checkpoint, hash and precision of each model, and what weights Florence-2's decoder has."""
     warnings: tuple[str, ...]
     timings_ms: Mapping[str, float]
     mask_url: str | None

@@ -4,6 +4,8 @@
     ├── checkpoints         folder or file → model in float32 (weights, image_config, generation_config)
     ├── sam2_original*      Meta's own .pt files → the same SAM2 model
     ├── florence2, sam2     the graphs of each model, declared as data (graphs)
+    ├── precision           float16 weights and arithmetic
+    ├── eight_bits          8-bit weights, for the text decoder
     ├── *_facts             what else a checkpoint decides, for the manifest
     ├── *_checks, checks    what transformers computes, beside what the graphs do
     ├── configs             sizes in Triton's config files

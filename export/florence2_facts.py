@@ -11,7 +11,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor, 
 from florence2_sam2.export.checkpoints import Checkpoint
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.generation_config import read_generation, single_id
-from florence2_sam2.export.graphs import Precision
+from florence2_sam2.export.graphs import DecoderWeights, Precision
 from florence2_sam2.export.image_config import STEPS, require_bytes_to_unit, triple
 from florence2_sam2.server.manifest import Decoder, Florence2, ImageSpec, Tokens
 
@@ -177,6 +177,7 @@ def read_manifest(
     processor: Florence2Processor,
     image_tokens: int,
     precision: Precision,
+    decoder_weights: DecoderWeights,
     opset: int,
 ) -> Florence2:
     """The manifest without files and parity. `image_tokens` is what the vision graph really gives per picture."""
@@ -211,6 +212,7 @@ def read_manifest(
         prompts_with_text=dict(processor.task_prompts_with_input),
         answers=dict(processor.tasks_answer_post_processing_type),
         banned_phrases=tuple(grounding.get("banned_grounding_tokens", ())),
+        decoder_weights=decoder_weights,
     )
 
 

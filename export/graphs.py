@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from florence2_sam2.export.eight_bits import to_eight_bits
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.halves import store_exact_halves
 from florence2_sam2.export.precision import nodes_beyond_float16, to_float16
@@ -26,7 +27,9 @@ from florence2_sam2.export.rounding import emulated
 from florence2_sam2.export.shrink import share_equal_initializers
 from florence2_sam2.server.manifest import external_data
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16"]  # of an export
+DecoderWeights = Literal["float", "int8"]  # of an export's text decoder; float: as its precision says
+Form = Literal["fp32", "fp16", "int8"]  # of one graph; int8: 8-bit weights, float32 arithmetic
 
 # protobuf cannot hold more than 2 GiB: from here on weights go to a file beside the graph (ONNX external data).
 EXTERNAL_DATA_FROM_BYTES = 1_900_000_000
@@ -70,7 +73,7 @@ def write_graph(
     graph: Graph,
     path: Path,
     opset: int,
-    precision: Precision,
+    form: Form,
     samples: Iterable[Mapping[str, NDArray[Any]]] = (),
     external_data_from_bytes: int | None = None,
 ) -> None:
@@ -89,11 +92,14 @@ def write_graph(
         model = onnx.load(raw)
     _require_names(graph, model)
     share_equal_initializers(model)
-    if precision == "fp16":
+    if form == "fp16":
         kept = nodes_beyond_float16(model, samples, path.parent)
         model = to_float16(model, graph.float32_scopes, kept)
         share_equal_initializers(model)
     else:
+        if form == "int8":
+            model = to_eight_bits(model)
+            share_equal_initializers(model)  # two products with one matrix gave it two of the same name
         store_exact_halves(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
     _save(model, path, external_data_from_bytes)
@@ -102,12 +108,12 @@ def write_graph(
 
 
 @contextmanager
-def computed(path: Path, precision: Precision) -> Iterator[Path]:
+def computed(path: Path, form: Form) -> Iterator[Path]:
     """The file to check instead of `path`, which on this machine computes what `path` does where it will be served.
 
     That is `path` itself, but for float16, which a CPU computes in float32 (see `rounding`).
     """
-    if precision == "fp32":
+    if form != "fp16":
         yield path
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".emulated-") as folder:

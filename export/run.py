@@ -25,7 +25,7 @@ from florence2_sam2.export import (
 )
 from florence2_sam2.export.checks import Case, Row
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.export.graphs import Graph, Precision, computed, write_graph
+from florence2_sam2.export.graphs import DecoderWeights, Form, Graph, Precision, computed, write_graph
 from florence2_sam2.server.manifest import Exported, external_data
 
 # LayerNormalization is one operator from 17 on; the highest that the TorchScript exporter writes is 20. 18 is known to
@@ -41,14 +41,16 @@ def export(
     florence2_checkpoint: str | None = None,
     sam2_checkpoint: str | None = None,
     precision: Precision = "fp32",
+    decoder_weights: DecoderWeights = "float",
     opset: int = DEFAULT_OPSET,
     tolerance: float | None = None,
     report: Report = print,
 ) -> list[Row]:
     """Write a model repository, or one half of it, to `output`.
 
-    A checkpoint is a folder or a hub id; at least one is given. `tolerance` replaces the allowed error of every output,
-    as a fraction of its scale. Returns the parity table.
+    A checkpoint is a folder or a hub id; at least one is given. With `decoder_weights` "int8" Florence-2's text decoder
+    gets 8-bit weights and computes in float32, whatever the precision of the others. `tolerance` replaces the allowed
+    error of every output, as a fraction of its scale. Returns the parity table.
 
     Raises:
         ExportError: a checkpoint cannot be served as it is, `output` is something else's, or a check failed. Nothing
@@ -56,8 +58,12 @@ def export(
     """
     if florence2_checkpoint is None and sam2_checkpoint is None:
         raise ExportError("nothing to export: give --florence2, --sam2 or both")
+    if florence2_checkpoint is None and decoder_weights == "int8":
+        raise ExportError(
+            "--decoder-weights int8 is Florence-2's: without --florence2 there is no such decoder"
+        )
     repository.require_usable(output)
-    job = _Job(precision, opset, tolerance, report)
+    job = _Job(precision, decoder_weights, opset, tolerance, report)
     with repository.staged(output) as stage:
         if florence2_checkpoint is not None:
             job.florence2(florence2_checkpoint, stage)
@@ -77,8 +83,16 @@ def export(
 class _Job:
     """The settings of one export and the rows of its table so far."""
 
-    def __init__(self, precision: Precision, opset: int, tolerance: float | None, report: Report) -> None:
+    def __init__(
+        self,
+        precision: Precision,
+        decoder_weights: DecoderWeights,
+        opset: int,
+        tolerance: float | None,
+        report: Report,
+    ) -> None:
         self.precision = precision
+        self.decoder_weights = decoder_weights
         self.opset = opset
         self.tolerance = tolerance
         self.report = report
@@ -93,14 +107,19 @@ class _Job:
         vision, text_encoder, decoder = florence2.graphs(model, image.height, image.width)
         features = vision.tensor("image_features").dims
         manifest = florence2_facts.read_manifest(
-            checkpoint, model, processor, features[1], self.precision, self.opset
+            checkpoint, model, processor, features[1], self.precision, self.decoder_weights, self.opset
         )
         reference = florence2_checks.Reference(model, image.height, image.width)
         self._took(f"Florence-2 {checkpoint.source.checkpoint}: loaded", started)
-        rows = self._write(vision, stage, reference.vision_cases())
-        rows += self._write(text_encoder, stage, reference.text_encoder_cases())
+        rows = self._write(vision, stage, reference.vision_cases(), self.precision)
+        rows += self._write(text_encoder, stage, reference.text_encoder_cases(), self.precision)
+        form: Form = "int8" if self.decoder_weights == "int8" else self.precision
         rows += self._write(
-            decoder, stage, reference.decoder_cases(), lambda file: self._generation(decoder, file, reference)
+            decoder,
+            stage,
+            reference.decoder_cases(),
+            form,
+            lambda file: self._generation(decoder, file, reference, form),
         )
         folder = stage / "florence2" / "1"
         (folder / florence2_facts.TOKENIZER).unlink(missing_ok=True)
@@ -121,8 +140,8 @@ class _Job:
         manifest = sam2_facts.read_manifest(checkpoint, model, logits[-1], self.precision, self.opset)
         reference = sam2_checks.Reference(model)
         self._took(f"SAM2 {checkpoint.source.checkpoint}: loaded", started)
-        rows = self._write(encoder, stage, reference.encoder_cases())
-        rows += self._write(decoder, stage, reference.decoder_cases(self.precision))
+        rows = self._write(encoder, stage, reference.encoder_cases(), self.precision)
+        rows += self._write(decoder, stage, reference.decoder_cases(self.precision), self.precision)
         self._finish(manifest, stage, stage / "sam2" / "1", (encoder, decoder), rows)
         # The encoder is batched by Triton, whose configs leave the batch axis out.
         leaf = {tensor.name: tensor.dims[1:] for tensor in (*encoder.inputs, *encoder.outputs)}
@@ -139,6 +158,7 @@ class _Job:
         graph: Graph,
         stage: Path,
         cases: Iterable[Case],
+        form: Form,
         more: Callable[[Path], Row] | None = None,
     ) -> list[Row]:
         """Write and check one graph; `more` is another check of the file."""
@@ -147,26 +167,28 @@ class _Job:
         prepared = list(cases)
         started = time.perf_counter()
         # The last case has the largest batch, the longest prompts, the most boxes.
-        write_graph(graph, path, self.opset, self.precision, samples=[prepared[-1].inputs])
+        write_graph(graph, path, self.opset, form, samples=[prepared[-1].inputs])
         size = sum(file.stat().st_size for file in _files(path))
         self._took(f"{graph.file}: {size / 1e6:.1f} MB written", started)
         started = time.perf_counter()
-        with computed(path, self.precision) as file:
-            rows = checks.check_graph(graph, file, prepared, self.precision, self.tolerance)
+        with computed(path, form) as file:
+            rows = checks.check_graph(graph, file, prepared, form, self.tolerance)
             self._took(f"{graph.file}: compared with transformers", started)
             if more is not None:
                 rows.append(more(file))
             if file != path:
                 # The file itself, as the server runs it on a CPU.
-                served = checks.check_graph(graph, path, prepared[:1], self.precision, self.tolerance)
+                served = checks.check_graph(graph, path, prepared[:1], form, self.tolerance)
                 rows += [row for row in served if not row.passed]
         return rows
 
-    def _generation(self, decoder: Graph, file: Path, reference: florence2_checks.Reference) -> Row:
+    def _generation(
+        self, decoder: Graph, file: Path, reference: florence2_checks.Reference, form: Form
+    ) -> Row:
         started = time.perf_counter()
         error, scale = florence2_checks.check_generation(decoder, file, reference)
         self._took(f"{decoder.file}: decoded step by step beside transformers", started)
-        return checks.row(decoder, "logits (12 steps)", error, scale, self.precision, self.tolerance)
+        return checks.row(decoder, "logits (12 steps)", error, scale, form, self.tolerance)
 
     def _finish(
         self, manifest: Exported, stage: Path, folder: Path, graphs: tuple[Graph, ...], rows: list[Row]

@@ -63,6 +63,7 @@ def _export(plan: dict[str, str], florence2: str, sam2: str, report: Say) -> Non
         florence2_checkpoint=florence2,
         sam2_checkpoint=sam2,
         precision="fp16" if plan["precision"] == "fp16" else "fp32",
+        decoder_weights="int8" if plan["decoder_weights"] == "int8" else "float",
         report=report,
     )
     report(f"{len(rows)} outputs compared with transformers, all within their tolerance")

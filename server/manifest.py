@@ -161,6 +161,11 @@ class Florence2(Exported):
     prompts_with_text: dict[str, str]  # task → prompt with `{input}`
     answers: dict[str, str]  # task → form of its answer, as transformers' processor names them
     banned_phrases: tuple[str, ...]
+    # of the text decoder; int8: 8-bit weights and float32 arithmetic, whatever the precision of the other graphs
+    decoder_weights: Literal["float", "int8"] = "float"
+
+    def identity(self) -> dict[str, str]:
+        return {**super().identity(), "decoder_weights": self.decoder_weights}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _FALSE = ("0", "false", "no", "off")
 
 
 PRECISIONS = ("fp32", "fp16")
+DECODER_WEIGHTS = ("float", "int8")
 
 
 def _setting(default: Any, help: str, minimum: float | None = None, group: str = "limits") -> Any:
@@ -36,6 +37,9 @@ class Settings:
     florence2: str | None = _checkpoint(None, "Florence-2: a folder, or NAME[@REVISION] on the hub")
     sam2: str | None = _checkpoint(None, "SAM2: a folder, or NAME[@REVISION] on the hub")
     precision: str = _checkpoint("fp32", f"weights and arithmetic of their export, {' or '.join(PRECISIONS)}")
+    decoder_weights: str = _checkpoint(
+        "float", "weights of Florence-2's text decoder, float (as the precision says) or int8"
+    )
     cache: str | None = _checkpoint(
         None, "folder for their exports; none: florence2-sam2 in $XDG_CACHE_HOME or ~/.cache"
     )
@@ -84,6 +88,10 @@ class Settings:
                     )
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {self.precision!r} is none of {', '.join(PRECISIONS)}")
+        if self.decoder_weights not in DECODER_WEIGHTS:
+            raise ValueError(
+                f"decoder_weights: {self.decoder_weights!r} is none of {', '.join(DECODER_WEIGHTS)}"
+            )
         for pair in self.url_allow:
             host, _, port = pair.rpartition(":")
             if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:

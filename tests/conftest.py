@@ -33,9 +33,7 @@ def reference(small_checkpoints: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def exports(small_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """The `exports.Exported` of both small checkpoints in a precision. Not to be written to."""
+    """The `exports.Exported` of the small checkpoints in a form. Not to be written to."""
     from exports import exported_in  # not at the top: it needs torch
 
-    return functools.cache(
-        lambda precision: exported_in(precision, small_checkpoints, tmp_path_factory.mktemp(precision))
-    )
+    return functools.cache(lambda form: exported_in(form, small_checkpoints, tmp_path_factory.mktemp(form)))

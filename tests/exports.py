@@ -18,13 +18,16 @@ class Exported:
     said: list[str]
 
 
-def exported_in(precision: str, checkpoints: Path, folder: Path) -> Exported:
+def exported_in(form: str, checkpoints: Path, folder: Path) -> Exported:
+    """`form`: a precision, or precision+int8 for Florence-2 alone with the 8-bit decoder."""
+    precision, _, weights = form.partition("+")
     said: list[str] = []
     rows = export(
         folder / "repository",
         str(checkpoints / "florence2"),
-        str(checkpoints / "sam2"),
+        None if weights else str(checkpoints / "sam2"),
         precision=precision,
+        decoder_weights=weights or "float",
         report=said.append,
     )
     return Exported(folder / "repository", rows, said)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from florence2_sam2.cache.recipe import Recipe
 
-NEEDED = ("torch", "transformers", "onnx", "onnxruntime")
+NEEDED = ("torch", "transformers", "onnx", "onnx_ir", "onnxruntime")
 WORKER = ("-m", "florence2_sam2.export.worker")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -53,6 +53,7 @@ def export(recipe: Recipe, output: Path, say: Say) -> None:
         "florence2": recipe.florence2.argument,
         "sam2": recipe.sam2.argument,
         "precision": recipe.precision,
+        "decoder_weights": recipe.decoder_weights,
     }
     with subprocess.Popen(
         [sys.executable, *WORKER, json.dumps(plan)],

@@ -49,11 +49,18 @@ class _Located:
 
 
 def obtain(
-    florence2: str, sam2: str, precision: str, cache: Cache, say: Say, check_hashes: bool = True
+    florence2: str,
+    sam2: str,
+    precision: str,
+    decoder_weights: str,
+    cache: Cache,
+    say: Say,
+    check_hashes: bool = True,
 ) -> Obtained:
     """The repository of two checkpoints, each a folder, a file or NAME@REVISION of the hub.
 
     Args:
+        precision, decoder_weights: as `export` takes them.
         say: gets one line for each thing that takes time or was decided.
         check_hashes: also compare the repository's files with its manifests.
 
@@ -66,16 +73,17 @@ def obtain(
         # It may take long to be silent, and need not be so twice.
         asker = dataclasses.replace(asker, offline=str(first.unresolved))
     second = _locate(sam2, cache, asker)
-    chosen = _exported(first.choices, second.choices, precision, cache)
+    form = (precision, decoder_weights)
+    chosen = _exported(first.choices, second.choices, form, cache)
     missing = exporting.missing_packages()
     if chosen is None and missing:
         # A server without the extra must not stop starting because a branch has moved.
-        chosen = _exported(first.choices + first.earlier, second.choices + second.earlier, precision, cache)
+        chosen = _exported(first.choices + first.earlier, second.choices + second.earlier, form, cache)
         if chosen is not None:
             say(
                 f"without {', '.join(missing)} what is new cannot be exported: serving {chosen}, exported before"
             )
-    chosen = chosen or Recipe(_to_export(first), _to_export(second), precision)
+    chosen = chosen or Recipe(_to_export(first), _to_export(second), *form)
     halves = ((first, chosen.florence2), (second, chosen.sam2))
     for half, checkpoint in halves:
         if half.unresolved is not None:
@@ -110,10 +118,10 @@ def _locate(text: str, cache: Cache, asker: Hub) -> _Located:
 
 
 def _exported(
-    florence2: list[Checkpoint], sam2: list[Checkpoint], precision: str, cache: Cache
+    florence2: list[Checkpoint], sam2: list[Checkpoint], form: tuple[str, str], cache: Cache
 ) -> Recipe | None:
     """The first pair that is in the cache."""
-    recipes = (Recipe(*pair, precision) for pair in itertools.product(florence2, sam2))
+    recipes = (Recipe(*pair, *form) for pair in itertools.product(florence2, sam2))
     return next((recipe for recipe in recipes if cache.entry(recipe.key()).is_whole), None)
 
 

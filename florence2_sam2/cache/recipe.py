@@ -38,6 +38,7 @@ class Recipe:
     florence2: Checkpoint
     sam2: Checkpoint
     precision: str
+    decoder_weights: str
 
     def body(self) -> dict[str, Any]:
         """The ingredients as JSON takes them."""
@@ -45,6 +46,7 @@ class Recipe:
             "florence2": {"name": self.florence2.name, "revision": self.florence2.revision},
             "sam2": {"name": self.sam2.name, "revision": self.sam2.revision},
             "precision": self.precision,
+            "decoder_weights": self.decoder_weights,
             "code": code_hash(),
         }
 
@@ -52,12 +54,13 @@ class Recipe:
         """The folder's name: readable, and different where an ingredient is."""
         text = json.dumps(self.body(), sort_keys=True)
         parts = [_slug(self.florence2.name), _slug(self.sam2.name)]
-        return (
-            f"{'+'.join(parts)}-{self.precision}-{hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]}"
-        )
+        digits = hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
+        decoder = "-int8-decoder" if self.decoder_weights == "int8" else ""
+        return f"{'+'.join(parts)}-{self.precision}{decoder}-{digits}"
 
     def __str__(self) -> str:
-        return f"{self.florence2} and {self.sam2}, {self.precision}"
+        decoder = " with an int8 decoder" if self.decoder_weights == "int8" else ""
+        return f"{self.florence2} and {self.sam2}, {self.precision}{decoder}"
 
 
 @functools.cache

@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights and arithmetic (default: %(default)s)",
     )
     parser.add_argument(
+        "--decoder-weights",
+        choices=("float", "int8"),
+        default="float",
+        help="of Florence-2's text decoder: as --precision says, or 8-bit (default: %(default)s)",
+    )
+    parser.add_argument(
         "--opset",
         type=int,
         choices=range(17, 21),
@@ -69,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             florence2_checkpoint=florence2,
             sam2_checkpoint=sam2,
             precision=arguments.precision,
+            decoder_weights=arguments.decoder_weights,
             opset=arguments.opset,
         )
     except ExportError as error:

@@ -148,6 +148,7 @@ def _obtain(arguments: argparse.Namespace, settings: Settings) -> Obtained | Non
         settings.florence2,
         settings.sam2,
         settings.precision,
+        settings.decoder_weights,
         cache,
         _say,
         check_hashes=not arguments.skip_hashes,

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.generation.cache import KeyValueCache
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import (
+    PROVIDERS_VARIABLE,
+    TENSORRT,
+    ProviderError,
+    open_session,
+    wanted_providers,
+)
 
 TEXT_ENCODER = "text_encoder.onnx"
 DECODER = "decoder.onnx"
@@ -34,10 +40,18 @@ class Decoder:
     """Up to `max_rows` sequences that advance together. Rows are numbered 0 … rows - 1 without gaps.
 
     Nothing here is thread-safe: one thread owns a decoder.
+
+    Raises:
+        ProviderError: the wanted execution provider does not run, or cannot compute with the decoder's weights.
     """
 
     def __init__(self, folder: Path, florence2: manifest.Florence2, max_rows: int) -> None:
         shape = florence2.decoder
+        if florence2.decoder_weights == "int8" and TENSORRT in wanted_providers():
+            raise ProviderError(
+                f"TensorRT cannot compute with the decoder's 8-bit weights: leave {TENSORRT} out of "
+                f"{PROVIDERS_VARIABLE}, or export without --decoder-weights int8"
+            )
         self._text_encoder = open_session(folder / TEXT_ENCODER)
         self._session = open_session(folder / DECODER)
         self.max_rows = max_rows

@@ -24,7 +24,12 @@ def test_missing_packages_name_the_extra(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--sam2", "x"], ["--output", "x", "--precision", "int8"], ["--output", "x", "--opset", "9"]],
+    [
+        ["--sam2", "x"],
+        ["--output", "x", "--precision", "int8"],
+        ["--output", "x", "--decoder-weights", "int4"],
+        ["--output", "x", "--opset", "9"],
+    ],
 )
 def test_wrong_usage_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ FLORENCE2 = Florence2(
     prompts_with_text={"<OPEN_VOCABULARY_DETECTION>": "Locate {input} in the image."},
     answers={"<OD>": "description_with_bboxes"},
     banned_phrases=("it", "café", "图像"),
+    decoder_weights="int8",
 )
 
 
@@ -54,6 +56,25 @@ FLORENCE2 = Florence2(
 def test_what_is_written_is_read(tmp_path: Path, manifest: Exported) -> None:
     manifest.write(tmp_path)
     assert type(manifest).read(tmp_path) == manifest
+
+
+def test_answers_name_what_computed_them() -> None:
+    assert FLORENCE2.identity() == {
+        "checkpoint": "Florence-2-base",
+        "sha256": "ef" * 32,
+        "precision": "fp32",
+        "decoder_weights": "int8",
+    }
+    assert set(SAM2.identity()) == {"checkpoint", "sha256", "precision"}
+
+
+def test_a_manifest_from_before_there_were_8_bits(tmp_path: Path) -> None:
+    FLORENCE2.write(tmp_path)
+    path = tmp_path / "manifest.json"
+    body = json.loads(path.read_text())
+    del body["decoder_weights"]
+    path.write_text(json.dumps(body))
+    assert Florence2.read(tmp_path) == dataclasses.replace(FLORENCE2, decoder_weights="float")
 
 
 def without(name: str) -> Any:

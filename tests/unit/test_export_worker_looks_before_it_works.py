@@ -32,7 +32,17 @@ def plan(folder: Path, dtype: type = np.float32, **other: str) -> list[str]:
         save_file(weights, folder / half / "model.safetensors")
         (folder / half / "pytorch_model.bin").write_bytes(bytes(7_000_000))  # not read beside the other
     body = {half: str(folder / half) for half in ("florence2", "sam2")}
-    return [json.dumps({"output": str(folder / "repository"), "precision": "fp32", **body, **other})]
+    return [
+        json.dumps(
+            {
+                "output": str(folder / "repository"),
+                "precision": "fp32",
+                "decoder_weights": "float",
+                **body,
+                **other,
+            }
+        )
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -23,6 +23,7 @@ def test_values_of_every_kind_are_read() -> None:
             PREFIX + "URL_PORTS": "80,8443",
             PREFIX + "STORE_URL": "s3://bucket/Prefix",
             PREFIX + "FLORENCE2": "florence-community/Florence-2-base-ft@main",
+            PREFIX + "DECODER_WEIGHTS": "int8",
         }
     )
     assert settings.max_pixels == 1000
@@ -33,6 +34,7 @@ def test_values_of_every_kind_are_read() -> None:
     assert settings.url_ports == (80, 8443)
     assert settings.store_url == "s3://bucket/Prefix"
     assert settings.florence2 == "florence-community/Florence-2-base-ft@main"
+    assert settings.decoder_weights == "int8"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_values_of_every_kind_are_read() -> None:
         ("URL_PORTS", "70000"),
         ("URL_PORTS", ","),
         ("PRECISION", "int8"),
+        ("DECODER_WEIGHTS", "int4"),
     ],
 )
 def test_a_malformed_value_is_one_line_that_names_the_variable(name: str, value: str) -> None:

@@ -51,10 +51,14 @@ class Machine:
         self.control.mkdir()
 
     def obtain(
-        self, florence2: str = FLORENCE2, sam2: str = SAM2, precision: str = "fp32"
+        self,
+        florence2: str = FLORENCE2,
+        sam2: str = SAM2,
+        precision: str = "fp32",
+        decoder_weights: str = "float",
     ) -> tuple[Obtained, list[str]]:
         said: list[str] = []
-        obtained = obtain.obtain(florence2, sam2, precision, self.cache, said.append)
+        obtained = obtain.obtain(florence2, sam2, precision, decoder_weights, self.cache, said.append)
         return obtained, said
 
     def exports(self) -> list[dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -33,7 +34,13 @@ def test_the_second_start_finds_it(machine: Machine) -> None:
     assert second.entry == first.entry
     assert len(machine.exports()) == 1
     assert said == [f"{FLORENCE2}@{commits[0][:12]} and {SAM2}@{commits[1][:12]}, fp32: exported before"]
-    assert machine.obtain(precision="fp16")[0].entry != first.entry
+    other, said = machine.obtain(precision="fp16")
+    small, also_said = machine.obtain(decoder_weights="int8")
+    assert len({first.entry.folder, other.entry.folder, small.entry.folder}) == 3
+    forms = [(row["precision"], row["decoder_weights"]) for row in machine.exports()]
+    assert forms == [("fp32", "float"), ("fp16", "float"), ("fp32", "int8")]
+    assert ", fp16 into " in said[0]
+    assert ", fp32 with an int8 decoder into " in also_said[0]
 
 
 def test_a_branch_that_moves_is_followed_and_a_pinned_revision_is_not(machine: Machine) -> None:
@@ -201,15 +208,20 @@ def test_the_command_lists_and_removes(machine: Machine, capsys: pytest.CaptureF
 
 def test_what_decides_an_export_decides_its_name() -> None:
     one, other = Checkpoint("a/b", "1" * 40, "x"), Checkpoint("a/b", "2" * 40, "x")
-    key = Recipe(one, other, "fp32").key()
-    assert key.startswith("b+b-fp32-")
-    assert key == Recipe(Checkpoint("a/b", "1" * 40, "elsewhere"), other, "fp32").key()
+    key = Recipe(one, other, "fp32", "float").key()
+    assert re.fullmatch(r"b\+b-fp32-[0-9a-f]{12}", key)
+    assert key == Recipe(Checkpoint("a/b", "1" * 40, "elsewhere"), other, "fp32", "float").key()
+    small = Recipe(one, other, "fp32", "int8")
+    assert small.key().startswith("b+b-fp32-int8-decoder-")
+    assert small.body()["decoder_weights"] == "int8"
     different = {
-        Recipe(other, one, "fp32").key(),
-        Recipe(one, one, "fp32").key(),
-        Recipe(one, other, "fp16").key(),
+        Recipe(other, one, "fp32", "float").key(),
+        Recipe(one, one, "fp32", "float").key(),
+        Recipe(one, other, "fp16", "float").key(),
+        Recipe(one, other, "fp16", "int8").key(),
+        small.key(),
     }
-    assert len(different | {key}) == 4
+    assert len(different | {key}) == 6
 
 
 def test_the_cache_has_a_place() -> None:

@@ -24,7 +24,7 @@ def test_two_at_once_export_once(machine: Machine) -> None:
     said: list[list[str]] = [[], []]
 
     def start(index: int) -> None:
-        got = obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, said[index].append)
+        got = obtain.obtain(FLORENCE2, SAM2, "fp32", "float", machine.cache, said[index].append)
         results.append((got, said[index]))
 
     for index in range(2):
@@ -89,7 +89,7 @@ def test_an_interrupt_ends_the_export_and_leaves_nothing(machine: Machine) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        obtain.obtain(FLORENCE2, SAM2, "fp32", machine.cache, interrupted)
+        obtain.obtain(FLORENCE2, SAM2, "fp32", "float", machine.cache, interrupted)
     assert not machine.stages()
     machine.forget("wait")
     machine.obtain()
@@ -101,7 +101,7 @@ def test_a_process_killed_in_the_middle_takes_its_export_along(machine: Machine)
     code = (
         "import sys; from pathlib import Path; from florence2_sam2.cache import exporting, obtain;"
         " from florence2_sam2.cache.store import Cache; exporting.WORKER = (sys.argv[1],);"
-        f" obtain.obtain({FLORENCE2!r}, {SAM2!r}, 'fp32', Cache(Path(sys.argv[2])), print)"
+        f" obtain.obtain({FLORENCE2!r}, {SAM2!r}, 'fp32', 'float', Cache(Path(sys.argv[2])), print)"
     )
     arguments = [sys.executable, "-c", code, exporting.WORKER[0], str(machine.cache.folder)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
