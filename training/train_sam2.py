@@ -7,6 +7,9 @@ Three things make it learn within an hour of one core:
 2. Class-balanced cross-entropy at first, annealed to focal and dice: focal alone makes all masks empty.
 3. Small pictures first, larger ones later. Weights do not depend on the side. The mean of the last ones is kept.
 
+Once nearly everything is outlined well, `--hard N` goes on with what is not: of N scenes the one that is hardest to
+outline is learnt from (see hard.py), its hard things twice, and a poor mask counts more than a good one.
+
 All four mask tokens are trained, token 0 on every box and the best of the others, because at inference the
 model may swap token 0 for one of them. The IoU head regresses the true IoU of each.
 """
@@ -20,11 +23,12 @@ import torch.nn.functional as F
 from transformers import Sam2Model
 
 from florence2_sam2.training.average import WeightAverage
+from florence2_sam2.training.hard import hardness
 from florence2_sam2.training.images import to_pixels
 from florence2_sam2.training.muon import Optimisers, hidden_matrices
 from florence2_sam2.training.progress import Clock, Log, learning_rate, load_state, save_state
 from florence2_sam2.training.sam2 import HIDDEN, every_mask, image_features, new_model, side_of, with_side
-from florence2_sam2.training.scenes import draw_scene, squeezed
+from florence2_sam2.training.scenes import Scene, draw_scene, squeezed
 
 PROMPTS = 8  # boxes for each picture: nearly all of its things, since the encoder is what costs
 SEVERAL = (
@@ -43,13 +47,32 @@ def jittered(rng: np.random.Generator, box: np.ndarray, side: int) -> np.ndarray
     return moved if (moved[2:] - moved[:2]).min() > 0.02 * side else box
 
 
-def scene_batch(rng: np.random.Generator, count: int, side: int) -> Batch:
-    """Pixels [B, 3, S, S], boxes [B, P, 4] in pixels and masks uint8 [B, P, S, S] of random things."""
+def scene_of(rng: np.random.Generator, side: int) -> Scene:
+    """A square scene. Most pictures that are asked about have other sizes, and are a little blurred by that."""
+    return squeezed(draw_scene(rng, round(side * rng.uniform(0.4, 1.15)), several=SEVERAL), side)
+
+
+def hard_scene(rng: np.random.Generator, side: int, choice: int) -> tuple[Scene, np.ndarray]:
+    """The hardest to outline of `choice` scenes, and the order [P] to ask for its things in: hard ones twice."""
+    scenes = [scene_of(rng, side) for _ in range(choice)]
+    hard = [hardness(scene) for scene in scenes]
+    best = int(np.argmax([each.sum() for each in hard]))
+    order = np.argsort(-hard[best], kind="stable")
+    return scenes[best], np.concatenate([rng.permutation(len(order)), order])[:PROMPTS]
+
+
+def scene_batch(rng: np.random.Generator, count: int, side: int, hard: int = 1) -> Batch:
+    """Pixels [B, 3, S, S], boxes [B, P, 4] in pixels and masks uint8 [B, P, S, S] of random things.
+
+    With `hard` above 1 each scene is the hardest of so many.
+    """
     images, boxes, masks = [], [], []
     for _ in range(count):
-        # Most pictures that are asked about have other sizes than the encoder's, and are a little blurred by that.
-        scene = squeezed(draw_scene(rng, round(side * rng.uniform(0.4, 1.15)), several=SEVERAL), side)
-        order = rng.permutation(len(scene.objects))
+        if hard > 1:
+            scene, order = hard_scene(rng, side, hard)
+        else:
+            scene = scene_of(rng, side)
+            order = rng.permutation(len(scene.objects))
         chosen = [scene.objects[order[p % len(order)]] for p in range(PROMPTS)]
         images.append(scene.image)
         boxes.append([jittered(rng, thing.box, side) for thing in chosen])
@@ -110,6 +133,11 @@ def mask_loss(finer: torch.Tensor, truth: torch.Tensor, balance: float) -> torch
     return loss
 
 
+def focused(loss: torch.Tensor, iou: torch.Tensor, focus: bool) -> torch.Tensor:
+    """The mean of losses [R, N]; with `focus` a perfect mask counts 0.4 and one that misses altogether 3.4."""
+    return ((0.4 + 3 * (1 - iou)) * loss if focus else loss).mean()
+
+
 def total_loss(
     model: Sam2Model,
     features: list[torch.Tensor],
@@ -117,8 +145,9 @@ def total_loss(
     masks: torch.Tensor,
     balance: float,
     log: Log,
+    focus: bool = False,
 ) -> torch.Tensor:
-    """Token 0 on every box; the other tokens, which serve more rarely, on half of the boxes."""
+    """Token 0 on every box (see `focused`); the other tokens, which serve more rarely, on half of the boxes."""
     logits, scores, objects = (x.flatten(0, 1) for x in every_mask(model, features, boxes))
     some = torch.randperm(len(logits))[: max(1, len(logits) // 2)]
     masks = masks.flatten(0, 1)
@@ -127,7 +156,7 @@ def total_loss(
     first_iou, others_iou = true_iou(first, first_truth), true_iou(others, others_truth)
     first_score_error = (scores[:, :1] - first_iou).abs().mean()
     others_score_error = (scores[some, 1:] - others_iou).abs().mean()
-    single = mask_loss(first, first_truth, balance).mean()
+    single = focused(mask_loss(first, first_truth, balance), first_iou, focus)
     rest = mask_loss(others, others_truth, balance)
     present = F.binary_cross_entropy_with_logits(objects, torch.ones_like(objects))
     log.add(
@@ -181,10 +210,10 @@ def train(options: argparse.Namespace) -> Sam2Model:
         if clock.elapsed < options.warm_up:
             features, boxes, masks = filled_boxes(rng, 2 * options.batch, side)
         else:
-            pixels, boxes, masks = scene_batch(rng, count, side)
+            pixels, boxes, masks = scene_batch(rng, count, side, options.hard)
             features = image_features(model, pixels)
         balance = options.balance * (1 - clock.fraction)
-        loss = total_loss(model, features, boxes, masks, balance, log)
+        loss = total_loss(model, features, boxes, masks, balance, log, focus=options.hard > 1)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,6 +253,12 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=4, help="pictures a step at 256 pixels")
     parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--hard",
+        type=int,
+        default=1,
+        help="scenes drawn for each one learnt from, the hardest (default: all)",
+    )
     parser.add_argument("--init", default="", help="a checkpoint folder to start from")
     parser.add_argument("--save-every", type=float, default=5, help="minutes")
     parser.add_argument("--seed", type=int, default=0)
