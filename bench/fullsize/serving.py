@@ -56,7 +56,9 @@ def serve(repository: Path, picture: Path, reference: Path, report: Path) -> Non
     expected = np.load(reference)
     told: dict[str, Any] = {}
     started = time.perf_counter()
-    server = EmbeddedServer(repository, settings=Settings(memory_bytes=0))  # the second call is to cost all again
+    server = EmbeddedServer(
+        repository, settings=Settings(memory_bytes=0)
+    )  # the second call is to cost all again
     try:
         server.start()
         server.wait_ready(READY_SECONDS)
