@@ -53,7 +53,7 @@ class Decoder:
                 f"{PROVIDERS_VARIABLE}, or export without --decoder-weights int8"
             )
         self._text_encoder = open_session(folder / TEXT_ENCODER)
-        self._session = open_session(folder / DECODER)
+        self._session = open_session(folder / DECODER, plan_memory=True)
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
