@@ -49,6 +49,40 @@ def test_exact_weights_halve_the_file_and_give_the_same_bits(weights: np.ndarray
     np.testing.assert_array_equal(product(before, x), product(after, x))
 
 
+def model_with_table(weights: np.ndarray, tied: bool) -> onnx.ModelProto:
+    """Rows of the table, and with `tied` their products with all of its rows as well, as of an embedding and a head."""
+    nodes = [helper.make_node("Gather", ["w", "ids"], ["rows"], "look up")]
+    nodes += [helper.make_node("Gemm", ["rows", "w"], ["y"], "head", transB=1)] if tied else []
+    result, width = ("y", weights.shape[0]) if tied else ("rows", weights.shape[1])
+    graph = helper.make_graph(
+        nodes,
+        "an embedding",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info(result, TensorProto.FLOAT, ["N", width])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_only_the_rows_of_a_table_are_cast(weights: np.ndarray, tied: bool) -> None:
+    before, after = model_with_table(weights, tied), model_with_table(weights, tied)
+    store_exact_halves(after)
+    onnx.checker.check_model(after, full_check=True)
+    gather = next(node for node in after.graph.node if node.op_type == "Gather")
+    assert gather.input[0] == after.graph.initializer[0].name
+    assert stored_type(after) == TensorProto.FLOAT16
+    constants = [n for n in after.graph.node if n.op_type == "Cast" and n.input[0] == gather.input[0]]
+    assert len(constants) == tied  # the product's matrix is another matter
+    ids = np.array([3, 0, 63, 3])
+    sessions = [
+        onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        for model in (before, after)
+    ]
+    one, other = (session.run(None, {"ids": ids})[0] for session in sessions)
+    np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("value", [1.0 + 2.0**-12, 70000.0, 1e-9])
 def test_one_value_that_float16_cannot_hold_keeps_the_tensor(weights: np.ndarray, value: float) -> None:
     weights[3, 7] = value
