@@ -18,13 +18,15 @@ class ReferenceSide:
 
     Args:
         tokens: what both texts are forced to, and boxes are then fixed; None: neither.
+        threads: of torch; None: one for each core.
     """
 
-    def __init__(self, florence2: Path, sam2: Path, tokens: int | None) -> None:
+    def __init__(self, florence2: Path, sam2: Path, tokens: int | None, threads: int | None = None) -> None:
         import torch
 
         self._torch = torch
-        self._threads = {False: cores(), True: cores()}  # for one picture, for several together
+        # For one picture, and for several together.
+        self._threads = dict.fromkeys((False, True), threads or cores())
         self._reference = (Reference if tokens is None else FixedBoxesReference)(florence2, sam2)
         if tokens is not None:
             config = self._reference.florence2.generation_config

@@ -67,11 +67,11 @@ def table_text(table: Table) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns stand below each other in a terminal too."""
+    """A table whose columns stand below each other in a terminal too. Three dashes are the shortest rule."""
     lines = [list(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(head))]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    padded.insert(1, ["-" * max(width, 3) for width in widths])
+    padded.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 

@@ -141,6 +141,8 @@ def _run(path: Path, feeds: Mapping[str, np.ndarray]) -> tuple[list[dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Weights that are packed beforehand are no longer among a node's inputs.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "run")
         options.log_severity_level = 3
