@@ -44,6 +44,7 @@ PIECES = {
 RESULTS = machine.ROOT / "bench" / "RESULTS.md"
 PLOTS = machine.ROOT / "docs" / "pictures"
 OUTPUT = Path("speed-output")
+QUIET_CORES = 0.1  # what a machine that does nothing else may be busy with
 QUICK = "quick, to see that it works: no figure of it means anything"
 
 
@@ -58,11 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # building or exporting has failed: nothing can be measured
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    choices = Choices(options.quick, options.eight_bit, options.perf_analyzer)
+    choices = Choices(options.quick, options.eight_bit, options.perf_analyzer, options.reference_threads)
     output = options.output / subject.name
     chosen = [name for name in PIECES if name in (options.only or PIECES)]
     bench = Bench(subject, output, choices)
     settings = {"subject": subject.name, "tokens": subject.tokens, "quick": options.quick}
+    settings["repository"] = str(options.full or options.model_repository or "packaged")
     try:
         for name in chosen:
             kept = _kept(output, name, settings) if options.resume else None
@@ -107,7 +109,10 @@ def run(bench: Bench, name: str, settings: dict[str, object]) -> Ran:
         print(error, file=sys.stderr, flush=True)
         bench.close()  # the next piece is not to inherit a server or a process in an unknown state
     seconds = time.monotonic() - start
-    recorded["others"] = watch.others()
+    recorded["others"] = others = watch.others()
+    if others["busy_cores"] + others["stolen_cores"] > QUIET_CORES:
+        busy = f"{others['busy_cores']:.2f} cores were busy with other things, {others['stolen_cores']:.2f} stolen"
+        print(f"           meanwhile {busy}: these times mean little", file=sys.stderr, flush=True)
     return Ran(name, settings, recorded, time.strftime("%Y-%m-%d %H:%M:%S"), round(seconds, 1), result, error)
 
 
@@ -116,12 +121,13 @@ def _module(name: str):
 
 
 def _kept(output: Path, name: str, settings: dict[str, object]) -> Ran | None:
-    """What an earlier run with the same settings measured, without failing."""
+    """What an earlier run with the same settings measured, without failing. What could not be measured then is tried
+    again."""
     try:
         ran = Ran.read(output / f"{name}.json")
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return ran if ran.settings == settings and not ran.error else None
+    return ran if ran.settings == settings and ran.result.rows and not ran.error else None
 
 
 def _all_kept(output: Path, settings: dict[str, object]) -> list[Ran]:
@@ -175,6 +181,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help="small checkpoints as --full does it: N + N tokens, fixed boxes",
+    )
+    parser.add_argument(
+        "--reference-threads",
+        type=int,
+        metavar="N",
+        help="of the reference (default: one a core, on small checkpoints the faster of that and one)",
     )
     parser.add_argument("--quick", action="store_true", help="as few repeats as show that it works")
     parser.add_argument(

@@ -29,6 +29,7 @@ class Choices:
     quick: bool = False
     eight_bit: Path | None = None
     perf_analyzer: Path | None = None
+    reference_threads: int | None = None
 
 
 class Bench:
@@ -100,6 +101,7 @@ class Bench:
                 subject.florence2,
                 subject.sam2,
                 subject.tokens,
+                self.choices.reference_threads,
                 environment={"OMP_NUM_THREADS": None, "MKL_NUM_THREADS": None},
             )
             self.choose_threads(self.pictures(1, 0))
@@ -108,9 +110,10 @@ class Bench:
     def choose_threads(self, pictures: list[bytes]) -> None:
         """Let the reference take the number of threads with which it is fastest on one picture, or on several
         together. Full-size networks always gain by more threads: nothing is tried there."""
-        if self.subject.is_full or cores() == 1:
+        if self.subject.is_full or self.choices.reference_threads or cores() == 1:
             return
-        seconds = self.reference().call("choose_threads", pictures, self.times(3, 1))
+        repeats = self.times(3, 1) if len(pictures) == 1 else 1
+        seconds = self.reference().call("choose_threads", pictures, repeats)
         shown = ", ".join(f"{threads}: {1e3 * s:.0f} ms" for threads, s in seconds.items())
         self.say(f"the reference on {len(pictures)} pictures with threads {shown}")
 

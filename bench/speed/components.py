@@ -107,7 +107,7 @@ class Components:
             ),
             Component("SAM2 image encoder", sam2, sam2_pixels),
             Component(
-                f"mask decoder, {len(boxes)} boxes",
+                f"mask decoder, {len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}",
                 self._leaf("sam2_mask_decoder"),
                 {**maps, "boxes": placed},
             ),

@@ -15,7 +15,7 @@ FIRST = 30_000
 def run(bench: Bench) -> Result:
     bench.server()  # as it is by default: the memory is what is measured
     first, thresholds, caption, kept = [], [], [], []
-    pictures = bench.pictures(1 + bench.times(16, 4, 2), FIRST)
+    pictures = bench.pictures(1 + bench.times(12, 4, 2), FIRST)
     for number, picture in enumerate(pictures):
         whole, answer = bench.segment(picture, num_beams=BEAMS)
         # Others on both sides: one lets more through, one less.

@@ -17,13 +17,14 @@ SAME = ("caption", "objects", "filtered")
 
 def run(bench: Bench) -> Result:
     subject = bench.subject
+    bench.stop_reference()
     bench.server(memory_bytes=0)
     served, direct = [], []
     with Worker(
         Direct, subject.repository, subject.tokens is not None, environment=SERVERS_THREADS
     ) as worker:
         settings = {**subject.request, "num_beams": BEAMS}
-        for number, picture in enumerate(bench.pictures(2 + bench.times(30, 6, 2), FIRST)):
+        for number, picture in enumerate(bench.pictures(2 + bench.times(20, 6, 2), FIRST)):
 
             def serve(picture: bytes = picture) -> tuple[float, object]:
                 return bench.segment(picture, num_beams=BEAMS)

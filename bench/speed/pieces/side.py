@@ -20,7 +20,7 @@ def run(bench: Bench) -> Result:
         name = search(beams)
         agreement = Agreement()
         times: dict[str, list[float]] = {"served": [], "reference": []}
-        pictures = bench.pictures(1 + bench.times(16, 4, 2), FIRST * beams)
+        pictures = bench.pictures(1 + bench.times(10, 4, 2), FIRST * beams)
         for number, picture in enumerate(pictures):
 
             def serve(picture: bytes = picture, beams: int = beams) -> tuple[float, object]:
@@ -33,7 +33,9 @@ def run(bench: Bench) -> Result:
             sides = [serve, refer] if number % 2 else [refer, serve]
             answers = {side.__name__: side() for side in sides}
             agreement.compare(answers["serve"][1], answers["refer"][1])
-            bench.check_tokens(agreement, picture, beams, answers["refer"][1])
+            # Full-size answers carry both texts themselves (fixed_boxes.py): there two pictures are enough.
+            if number < bench.times(len(pictures), 2, len(pictures)):
+                bench.check_tokens(agreement, picture, beams, answers["refer"][1])
             if number:  # the first one warms both up
                 times["served"].append(answers["serve"][0])
                 times["reference"].append(answers["refer"][0])

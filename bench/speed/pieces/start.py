@@ -23,7 +23,7 @@ def run(bench: Bench) -> Result:
     bench.stop_reference()
     for file in bench.subject.repository.rglob("*.onnx*"):  # a warm disk: what is measured is the start
         file.read_bytes()
-    seconds = [start(bench.subject.repository) for _ in range(bench.times(5, 3, 1))]
+    seconds = [start(bench.subject.repository) for _ in range(bench.times(3, 3, 1))]
     spread = Spread.of(seconds)
     target = FULL if bench.subject.is_full else SMALL
     row = Row("`serve` to ready, warm disk", spread.median, "s", target, True, spread.least, spread.most)

@@ -90,7 +90,7 @@ def words(bench: Bench) -> list[dict[str, Any]]:
 def callers(bench: Bench) -> list[dict[str, Any]]:
     """Callers at once, each of which asks again when it is answered."""
     points = []
-    each = bench.times(4, 2, 1)
+    each = bench.times(2, 2, 1)
     for count in CALLERS if not bench.choices.quick else CALLERS[:2]:
         asked = bench.pictures(count * each, FIRST + 1000)
         measured = load(lambda n, asked=asked: bench.segment(asked[n], num_beams=1)[0], count, each)
@@ -115,13 +115,12 @@ def _sweep(
     """A point for each value: the median over several pictures of the time, and of each stage's."""
     points = []
     for value in values:
-        repeats = bench.times(3, 1, 1)
         times, stages = [], []
-        for number in range(repeats + 1):
+        for number in range(1 + bench.times(2, 1, 1)):
             seconds, answer = ask(value, pictures.picture(FIRST + number, *size(value)))
             if any(warning.startswith("text: cut") for warning in answer.warnings):
                 return points
-            if number or repeats == 1:  # with more, the first one warms up
+            if number:  # the first one warms up
                 times.append(seconds)
                 stages.append(answer.timings_ms)
         points.append(

@@ -21,7 +21,7 @@ def run(bench: Bench) -> Result:
     latencies: list[float] = []
     alone: list[float] = []
     batched_alike = batched_count = 0
-    rounds = bench.times(4, 2, 1)
+    rounds = bench.times(3, 2, 1)
     warm = bench.pictures(1, FIRST)[0]
     bench.segment(warm, num_beams=BEAMS)
     bench.refer(warm, BEAMS)
