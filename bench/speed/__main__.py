@@ -26,21 +26,11 @@ from bench.speed import machine, plots, prepare, report
 from bench.speed.bench import Bench, Choices
 from bench.speed.results import Ran, Result
 
-# name → module; in the order in which they run
-PIECES = {
-    "side": "side",
-    "together": "together",
-    "eight-bit": "eight_bit",
-    "decoding": "decoding",
-    "roofline": "roofline",
-    "overhead": "overhead",
-    "again": "again",
-    "postprocess": "postprocess",
-    "memory": "memory",
-    "start": "start",
-    "sweeps": "sweeps",
-    "perf-analyzer": "perf_analyzer",
-}
+# In the order in which they run. A module of `pieces` each.
+PIECES = (
+    *("side", "together", "eight-bit", "decoding", "roofline", "overhead", "again", "postprocess", "memory"),
+    *("start", "sweeps", "perf-analyzer"),
+)
 RESULTS = machine.ROOT / "bench" / "RESULTS.md"
 PLOTS = machine.ROOT / "docs" / "pictures"
 OUTPUT = Path("speed-output")
@@ -51,13 +41,13 @@ QUICK = "quick, to see that it works: no figure of it means anything"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.list:
-        for name, module in PIECES.items():
-            print(f"{name:14}{(_module(module).__doc__ or '').splitlines()[0]}")
+        for name in PIECES:
+            print(f"{name:14}{(_module(name).__doc__ or '').splitlines()[0]}")
         return 0
     try:
         subject = _subject(options)
     except Exception as error:  # building or exporting has failed: nothing can be measured
-        print(f"bench: {error}", file=sys.stderr)
+        print(f"bench: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     choices = Choices(options.quick, options.eight_bit, options.perf_analyzer, options.reference_threads)
     output = options.output / subject.name
@@ -103,7 +93,7 @@ def run(bench: Bench, name: str, settings: dict[str, object]) -> Ran:
     recorded, watch, start = machine.describe(), machine.Watch(), time.monotonic()
     result, error = Result(), ""
     try:
-        result = _module(PIECES[name]).run(bench)
+        result = _module(name).run(bench)
     except Exception:
         error = traceback.format_exc()
         print(error, file=sys.stderr, flush=True)
@@ -117,7 +107,7 @@ def run(bench: Bench, name: str, settings: dict[str, object]) -> Ran:
 
 
 def _module(name: str):
-    return importlib.import_module(f"bench.speed.pieces.{name}")
+    return importlib.import_module(f"bench.speed.pieces.{name.replace('-', '_')}")
 
 
 def _kept(output: Path, name: str, settings: dict[str, object]) -> Ran | None:

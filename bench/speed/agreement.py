@@ -19,6 +19,23 @@ SCORE_ERROR = 1e-3
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The reference's answer, as a process without torch can hold it: that of `bench.reference.ReferenceResult`.
+
+    `boxes` float64 [N,4], `scores` float32 [N], `masks` bool [N,H,W]; `filtered` are labels with the filter's name.
+    """
+
+    caption: str
+    caption_ids: list[int]
+    grounding_ids: list[int]
+    boxes: np.ndarray
+    labels: list[str]
+    scores: np.ndarray
+    masks: np.ndarray
+    filtered: list[tuple[str, str]]
+
+
 class Differs(Exception):
     """The two sides have answered differently: a failure of the whole comparison."""
 
@@ -39,8 +56,8 @@ class Agreement:
             f" equal, smallest IoU {self.smallest_iou:.5f}, scores within {self.score_error:.0e}"
         )
 
-    def compare(self, answer: Segmentation, expected: Any) -> None:
-        """The server's answer, with run lengths, against a `ReferenceResult`.
+    def compare(self, answer: Segmentation, expected: Expected) -> None:
+        """The server's answer, with run lengths, against the reference's.
 
         Raises:
             Differs: in caption, labels, boxes, what was left out and why, in a mask or a score.
@@ -55,7 +72,7 @@ class Agreement:
         _equal(
             "left out",
             [(item.label, item.reason) for item in answer.filtered],
-            [(item.label, item.reason) for item in expected.filtered],
+            expected.filtered,
         )
         for item, score, mask in zip(answer.objects, expected.scores, expected.masks, strict=True):
             if abs(item.score - score) > SCORE_ERROR:
@@ -67,8 +84,8 @@ class Agreement:
             self.smallest_iou = min(self.smallest_iou, iou)
             self.score_error = max(self.score_error, abs(float(item.score - score)))
 
-    def compare_tokens(self, address: str, picture: bytes, beams: int, expected: Any) -> None:
-        """What the server's Florence-2 writes, token by token, against a `ReferenceResult`.
+    def compare_tokens(self, address: str, picture: bytes, beams: int, expected: Expected) -> None:
+        """What the server's Florence-2 writes, token by token, against the reference's.
 
         Raises:
             Differs: in a token of the caption or of the grounding.

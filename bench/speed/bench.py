@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.speed import pictures
-from bench.speed.agreement import Agreement
+from bench.speed.agreement import Agreement, Expected
 from bench.speed.machine import cores
 from bench.speed.prepare import Subject
-from bench.speed.reference_side import ReferenceSide
 from bench.speed.worker import Worker
 from florence2_sam2.client import Segmentation, Segmenter
 from florence2_sam2.server.launch.embedded import EmbeddedServer
@@ -97,7 +96,7 @@ class Bench:
             subject = self.subject
             # torch takes all cores unless a variable of the shell says otherwise.
             self._reference = Worker(
-                ReferenceSide,
+                reference_side,
                 subject.florence2,
                 subject.sam2,
                 subject.tokens,
@@ -117,9 +116,9 @@ class Bench:
         shown = ", ".join(f"{threads}: {1e3 * s:.0f} ms" for threads, s in seconds.items())
         self.say(f"the reference on {len(pictures)} pictures with threads {shown}")
 
-    def refer(self, picture: bytes, beams: int) -> tuple[float, Any]:
+    def refer(self, picture: bytes, beams: int) -> tuple[float, Expected]:
         """Seconds and result of the reference for one picture."""
-        answer: tuple[float, Any] = self.reference().call(
+        answer: tuple[float, Expected] = self.reference().call(
             "segment", picture, num_beams=beams, **self.subject.reference
         )
         return answer
@@ -129,7 +128,7 @@ class Bench:
             self._reference.close()
             self._reference = None
 
-    def check_tokens(self, agreement: Agreement, picture: bytes, beams: int, expected: Any) -> None:
+    def check_tokens(self, agreement: Agreement, picture: bytes, beams: int, expected: Expected) -> None:
         """Token by token, outside of what is timed."""
         assert self._server is not None, "no server runs"
         agreement.compare_tokens(self._server[2].grpc_address, picture, beams, expected)
@@ -137,3 +136,10 @@ class Bench:
     def close(self) -> None:
         self.stop_reference()
         self.stop_server()
+
+
+def reference_side(*arguments: Any) -> Any:
+    """A `ReferenceSide`. Only its own process is to import torch."""
+    from bench.speed.reference_side import ReferenceSide
+
+    return ReferenceSide(*arguments)

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from bench.reference import GROUNDING, Found, Reference, ReferenceResult
+from bench.speed.agreement import Expected
 from bench.speed.fixed_boxes import boxes_for
 from bench.speed.machine import cores
 from bench.speed.pictures import decoded
@@ -25,6 +28,7 @@ class ReferenceSide:
         import torch
 
         self._torch = torch
+        logging.disable_progress_bar()
         # For one picture, and for several together.
         self._threads = dict.fromkeys((False, True), threads or cores())
         self._reference = (Reference if tokens is None else FixedBoxesReference)(florence2, sam2)
@@ -53,21 +57,32 @@ class ReferenceSide:
         self._threads[together] = min(seconds, key=lambda threads: seconds[threads])
         return seconds
 
-    def segment(self, picture: bytes, **settings: Any) -> tuple[float, ReferenceResult]:
+    def segment(self, picture: bytes, **settings: Any) -> tuple[float, Expected]:
         self._torch.set_num_threads(self._threads[False])
         start = time.perf_counter()
         result = self._reference.segment(decoded(picture), **settings)
-        return time.perf_counter() - start, result
+        return time.perf_counter() - start, _expected(result)
 
-    def segment_together(
-        self, pictures: Sequence[bytes], **settings: Any
-    ) -> tuple[float, list[ReferenceResult]]:
+    def segment_together(self, pictures: Sequence[bytes], **settings: Any) -> tuple[float, list[Expected]]:
         from bench.speed.batched import segment_together
 
         self._torch.set_num_threads(self._threads[True])
         start = time.perf_counter()
         results = segment_together(self._reference, [decoded(picture) for picture in pictures], **settings)
-        return time.perf_counter() - start, results
+        return time.perf_counter() - start, list(map(_expected, results))
+
+
+def _expected(result: ReferenceResult) -> Expected:
+    return Expected(
+        result.caption,
+        result.caption_ids,
+        result.grounding_ids,
+        result.boxes,
+        result.labels,
+        result.scores,
+        result.masks,
+        [(item.label, str(item.reason)) for item in result.filtered],
+    )
 
 
 class FixedBoxesReference(Reference):

@@ -44,9 +44,7 @@ def test_pictures_together_are_answered_as_alone(free: ReferenceSide, beams: int
         assert batched.labels == alone.labels
         assert np.array_equal(batched.boxes, alone.boxes)
         assert np.allclose(batched.scores, alone.scores, atol=1e-4)
-        assert [(i.label, i.reason) for i in batched.filtered] == [
-            (i.label, i.reason) for i in alone.filtered
-        ]
+        assert batched.filtered == alone.filtered
         assert min(ious(batched.masks, alone.masks), default=1.0) > 0.999
         compared += len(alone.masks)
     assert compared >= 3
@@ -58,14 +56,13 @@ def test_texts_have_the_forced_length_and_boxes_are_the_fixed_ones(forced: Refer
     )
     assert seconds > 0
     assert len(result.caption_ids) == len(result.grounding_ids) == TOKENS
-    found = [
-        *zip(result.labels, map(tuple, result.boxes), strict=True),
-        *((i.label, i.box) for i in result.filtered),
-    ]
-    assert sorted(box for _, box in found) == sorted(boxes_for(result.caption, 320, 320))
-    assert len(found) == len(PLACES)
-    assert {label for label, _ in found} == {found[0][0]}, "each box has the whole text for its label"
-    assert found[0][0], "the text is empty"
+    fixed = boxes_for(result.caption, 320, 320)
+    assert len(result.boxes) + len(result.filtered) == len(PLACES)
+    assert len(result.boxes) >= 3
+    assert set(map(tuple, result.boxes)) <= set(fixed)
+    assert {reason for _, reason in result.filtered} <= {"empty_mask"}
+    (label,) = {*result.labels, *(label for label, _ in result.filtered)}
+    assert label, "each box has the whole text for its label, and it is empty"
 
 
 def test_a_forced_caption_begins_as_the_free_one(free: ReferenceSide, forced: ReferenceSide) -> None:

@@ -35,7 +35,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         run.__name__: SimpleNamespace(run=run, __doc__=f"The {run.__name__} one.")
         for run in (broken, good, poor)
     }
-    monkeypatch.setattr(command, "PIECES", dict(zip(modules, modules, strict=True)))
+    monkeypatch.setattr(command, "PIECES", tuple(modules))
     monkeypatch.setattr(command, "_module", modules.__getitem__)
     return ran
 

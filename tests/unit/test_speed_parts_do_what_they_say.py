@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from bench.speed import fixed_boxes, machine, memory, perf_analyzer, pictures, prepare
-from bench.speed.agreement import Agreement, Differs
+from bench.speed.agreement import Agreement, Differs, Expected
 from bench.speed.direct import inputs_of
 from bench.speed.pieces.eight_bit import common_prefix
 from bench.speed.worker import Worker, WorkerFailed
@@ -117,14 +118,16 @@ def answered(bits: np.ndarray, score: float = 0.9, **changed: Any) -> Any:
     )
 
 
-def expected(bits: np.ndarray) -> Any:
-    return SimpleNamespace(
-        caption="A cup.",
-        labels=["a cup"],
-        boxes=np.array([[1.0, 2.0, 8.0, 9.0]]),
-        scores=np.array([0.9], np.float32),
-        masks=bits[None],
-        filtered=[SimpleNamespace(label="a wall", reason="area")],
+def expected(bits: np.ndarray) -> Expected:
+    return Expected(
+        "A cup.",
+        [0, 5, 2],
+        [0, 6, 2],
+        np.array([[1.0, 2.0, 8.0, 9.0]]),
+        ["a cup"],
+        np.array([0.9], np.float32),
+        bits[None],
+        [("a wall", "area")],
     )
 
 
@@ -155,14 +158,10 @@ def test_answers_that_differ_are_refused(changed: dict[str, Any], said: str) -> 
     bits[5:35, 10:45] = True
     with pytest.raises(Differs, match=said):
         Agreement().compare(answered(bits, **changed), expected(bits))
-    other = expected(bits)
-    other.caption = "Another."
     with pytest.raises(Differs, match="caption"):
-        Agreement().compare(answered(bits), other)
-    other = expected(bits)
-    other.filtered = []
+        Agreement().compare(answered(bits), replace(expected(bits), caption="Another."))
     with pytest.raises(Differs, match="left out"):
-        Agreement().compare(answered(bits), other)
+        Agreement().compare(answered(bits), replace(expected(bits), filtered=[]))
 
 
 def test_settings_become_the_inputs_of_segment() -> None:
