@@ -99,6 +99,7 @@ def run(bench: Bench, name: str, settings: dict[str, object]) -> Ran:
         print(error, file=sys.stderr, flush=True)
         bench.close()  # the next piece is not to inherit a server or a process in an unknown state
     seconds = time.monotonic() - start
+    print(f"           {seconds:.0f} s", file=sys.stderr, flush=True)
     recorded["others"] = others = watch.others()
     if others["busy_cores"] + others["stolen_cores"] > QUIET_CORES:
         busy = f"{others['busy_cores']:.2f} cores were busy with other things, {others['stolen_cores']:.2f} stolen"
