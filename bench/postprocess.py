@@ -5,15 +5,22 @@ torch's F.interpolate (as SAM2's own code does) or with cv2.resize, then `> 0`, 
 Time is CPU time, the best of three; memory is the growth of the process's peak over everything, results included, in
 a fresh process for each way.
 
-    python bench/postprocess.py
+The masks are compared too: pixel by pixel with torch's, and for some objects with the project's own arithmetic on
+the whole picture.
+
+    python bench/postprocess.py [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +34,7 @@ OBJECTS = 50
 LOGITS = 256  # SAM2's mask size
 PRECISION = 0.001
 REPEATS = 3
+EXACT = 5  # objects whose masks are compared with the same arithmetic on the whole picture
 
 Logits = NDArray[np.float32]
 
@@ -83,13 +91,14 @@ def measure(way: Callable[[Sequence[Logits]], object]) -> tuple[float, float]:
     return min(seconds), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def print_stages() -> None:
+def stages() -> dict[str, float]:
+    """CPU milliseconds of the project's way, stage by stage."""
     cv2.setNumThreads(1)
     objects = draw_objects()
     masks = [upsample_mask(logits, WIDTH, HEIGHT) for logits in objects]
     noise = np.random.default_rng(1).normal(size=(LOGITS, LOGITS)).astype(np.float32)
     ragged = upsample_mask(noise, WIDTH, HEIGHT)
-    stages: dict[str, Callable[[], object]] = {
+    work: dict[str, Callable[[], object]] = {
         "upsampling": lambda: [upsample_mask(logits, WIDTH, HEIGHT) for logits in objects],
         "exact polygons": lambda: [mask_to_polygons(mask, 0) for mask in masks],
         "simplified polygons": lambda: [mask_to_polygons(mask, PRECISION) for mask in masks],
@@ -98,10 +107,42 @@ def print_stages() -> None:
             ragged, PRECISION
         ),
     }
-    for name, stage in stages.items():
+    spent = {}
+    for name, stage in work.items():
         start = time.process_time()
         stage()
-        print(f"  {name}: {(time.process_time() - start) * 1000:.0f} ms")
+        spent[name] = 1e3 * (time.process_time() - start)
+    return spent
+
+
+def differing_pixels() -> dict[str, int]:
+    """Pixels in which the project's masks of all objects differ from those of the whole picture at once: torch's, and
+    of the first `EXACT` objects those of the same arithmetic."""
+    found = {"torch": 0, "own arithmetic": 0}
+    for number, logits in enumerate(draw_objects()):
+        mask = upsample_mask(logits, WIDTH, HEIGHT).full()
+        batch = torch.from_numpy(logits)[None, None]
+        full = torch.nn.functional.interpolate(batch, (HEIGHT, WIDTH), mode="bilinear", align_corners=False)
+        found["torch"] += int((mask != (full[0, 0] > 0).numpy()).sum())
+        if number < EXACT:
+            found["own arithmetic"] += int((mask != whole(logits)).sum())
+    return found
+
+
+def whole(logits: Logits) -> NDArray[np.bool_]:
+    """The mask by torch's definition of bilinear resizing, all pixels at once: horizontally, then vertically, FP32."""
+
+    def axis(size: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        scale = np.float32(size) / np.float32(pixels)
+        position = np.maximum(float(scale) * (np.arange(pixels) + 0.5) - 0.5, 0).astype(np.float32)
+        low = position.astype(np.int64)
+        return low, np.minimum(low + 1, size - 1), position - low.astype(np.float32)
+
+    left, right, across = axis(logits.shape[1], WIDTH)
+    top, bottom, down = axis(logits.shape[0], HEIGHT)
+    wide = logits[:, left] * (1 - across) + logits[:, right] * across
+    full = wide[top] * (1 - down)[:, None] + wide[bottom] * down[:, None]
+    return np.asarray(full > 0)
 
 
 def _parts(mask: CroppedMask) -> int:
@@ -109,12 +150,25 @@ def _parts(mask: CroppedMask) -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was measured there")
+    arguments = parser.parse_args()
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         rows = [(way.__name__, *pool.apply(measure, (way,))) for way in (whole_torch, whole_opencv, cropped)]
+        spent, differing = pool.apply(stages), pool.apply(differing_pixels)
     print(f"{OBJECTS} objects on {WIDTH}×{HEIGHT}, mask logits to polygons")
     for name, seconds, megabytes in rows:
         print(f"  {name:12} {seconds * 1000:6.0f} ms  {megabytes:4.0f} MB  {seconds / rows[-1][1]:5.1f} ×")
-    print_stages()
+    for name, milliseconds in spent.items():
+        print(f"  {name}: {milliseconds:.0f} ms")
+    for name, pixels in differing.items():
+        print(f"  pixels that differ from the whole picture at once, {name}: {pixels}")
+    if arguments.json:
+        ways = {name: {"seconds": seconds, "megabytes": mb} for name, seconds, mb in rows}
+        told: dict[str, Any] = {"ways": ways, "stages_ms": spent, "differing_pixels": differing}
+        arguments.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

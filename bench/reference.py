@@ -115,27 +115,8 @@ class Reference:
             if not item.reason:
                 item.reason = clip(item, width, height, area_threshold)
         self.mask(rgb, [item for item in found if not item.reason], one_box_at_a_time)
-        for item in found:
-            if not item.reason:
-                assert item.mask is not None
-                assert item.score is not None
-                if not item.mask.any():
-                    item.reason = "empty_mask"
-                elif item.score < np.float32(confidence_threshold):
-                    item.reason = "confidence"
-        suppress([item for item in found if not item.reason], nms, nms_threshold)
-
-        kept = [item for item in found if not item.reason]
-        return ReferenceResult(
-            caption,
-            caption_ids,
-            grounding_ids,
-            np.array([item.box for item in kept], np.float64).reshape(-1, 4),
-            [item.label for item in kept],
-            np.array([item.score for item in kept], np.float32),
-            np.array([item.mask for item in kept], bool).reshape(-1, height, width),
-            [item for item in found if item.reason],
-        )
+        choose(found, confidence_threshold, nms, nms_threshold)
+        return as_result(caption, caption_ids, grounding_ids, found, (height, width))
 
     def generate(self, rgb: np.ndarray, prompt: str, options: dict[str, Any]) -> tuple[str, list[int]]:
         """Florence-2's answer: its text with all tokens, and its ids without the decoder's start token."""
@@ -155,7 +136,10 @@ class Reference:
     ) -> tuple[list[Found], list[int]]:
         """Florence-2's labelled boxes, those with a banned phrase marked."""
         answer, ids = self.generate(rgb, task + text, options)
-        size = (rgb.shape[1], rgb.shape[0])
+        return self.read(answer, ids, task, text, (rgb.shape[1], rgb.shape[0])), ids
+
+    def read(self, answer: str, ids: list[int], task: str, text: str, size: tuple[int, int]) -> list[Found]:
+        """The labelled boxes in an answer to `task` and `text` about a picture of `size`, width and height."""
         parsed = self.processor.post_process_generation(text=answer, task=task, image_size=size)[task]
         # A phrase with too few locations leaves the end of the last one in the next phrase's label: "loc_17>a cup".
         labels = [label.rpartition(">")[2].strip() for label in parsed["labels"]]
@@ -163,7 +147,7 @@ class Reference:
         for item in found:
             if task == GROUNDING and item.label.casefold() in self.banned:
                 item.reason = "banned_phrase"
-        return found, ids
+        return found
 
     def mask(self, rgb: np.ndarray, found: list[Found], one_box_at_a_time: bool) -> None:
         """Give each box its mask and score: SAM2's single mask, enlarged to the picture."""
@@ -204,6 +188,40 @@ def clip(item: Found, width: int, height: int, area_threshold: float) -> str | N
         return "degenerate_box"
     item.box = (left, top, right, bottom)
     return "area" if (right - left) * (bottom - top) / (width * height) > area_threshold else None
+
+
+def choose(found: list[Found], confidence_threshold: float, nms: str, nms_threshold: float) -> None:
+    """The filters behind SAM2: give those a reason that are not to be answered."""
+    for item in found:
+        if not item.reason:
+            assert item.mask is not None
+            assert item.score is not None
+            if not item.mask.any():
+                item.reason = "empty_mask"
+            elif item.score < np.float32(confidence_threshold):
+                item.reason = "confidence"
+    suppress([item for item in found if not item.reason], nms, nms_threshold)
+
+
+def as_result(
+    caption: str,
+    caption_ids: list[int],
+    grounding_ids: list[int],
+    found: list[Found],
+    shape: tuple[int, int],
+) -> ReferenceResult:
+    """The answer for a picture of `shape`, height and width."""
+    kept = [item for item in found if not item.reason]
+    return ReferenceResult(
+        caption,
+        caption_ids,
+        grounding_ids,
+        np.array([item.box for item in kept], np.float64).reshape(-1, 4),
+        [item.label for item in kept],
+        np.array([item.score for item in kept], np.float32),
+        np.array([item.mask for item in kept], bool).reshape(-1, *shape),
+        [item for item in found if item.reason],
+    )
 
 
 def suppress(found: list[Found], form: str, threshold: float) -> None:

@@ -53,11 +53,13 @@ def open_session(
     reuse_memory: bool = True,
     as_listed: bool = False,
     plan_memory: bool = False,
+    profile: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load an ONNX file. Without `reuse_memory` it loads faster and keeps every inner value until a run ends; with
     `as_listed` nodes run in the file's order as far as possible, not backwards from each output. With `plan_memory`
     the second run of a shape takes all its inner values' memory at once, beside what the first one took piece by piece:
-    a tenth less time for a graph of small nodes, and twice the memory.
+    a tenth less time for a graph of small nodes, and twice the memory. With `profile`, the beginning of a file's name,
+    onnxruntime writes down each node's time until `end_profiling`.
 
     onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
     GPU provider cannot start. Here threads are explicit, idle threads sleep (several processes share the cores),
@@ -83,6 +85,8 @@ def open_session(
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     _trim()
     if session.get_providers()[0] != wanted[0]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bench.fullsize.sizes import FLORENCE2, SAM2, Florence2Size, Sam2Size
-from bench.fullsize.tokenizer import make_tokenizer
+from bench.fullsize.tokenizer import make_tokenizer, unspeakable
 
 SEED = 0
 IMAGE_SIZE = 768
@@ -70,6 +70,10 @@ def make_florence2(size: Florence2Size, folder: Path) -> None:
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
     )
     model = Florence2ForConditionalGeneration(config).eval()
+    # The logit of a token whose embedding is zero is never the best: answers are words, and as a prompt they have about
+    # as many tokens again. Freely drawn they would be bytes of no character, several tokens each when read again.
+    with torch.no_grad():
+        model.get_input_embeddings().weight[unspeakable(tokenizer)] = 0
     model.generation_config = GenerationConfig(
         bos_token_id=0,
         pad_token_id=1,

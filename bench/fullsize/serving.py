@@ -98,23 +98,25 @@ def ious(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> list[float]:
 def memory_mb() -> dict[str, float]:
     """Memory of the server's processes: theirs now (shared pages divided), and the sum of their peaks."""
     now = peak = 0
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         folder = Path("/proc") / str(pid)
         try:
-            now += _kilobytes(folder / "smaps_rollup", "Pss:")
-            peak += _kilobytes(folder / "status", "VmHWM:")
+            now += kilobytes(folder / "smaps_rollup", "Pss:")
+            peak += kilobytes(folder / "status", "VmHWM:")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
     return {"now_mb": round(now / 1024), "peak_mb": round(peak / 1024)}
 
 
-def _kilobytes(path: Path, field: str) -> int:
+def kilobytes(path: Path, field: str) -> int:
+    """The number behind `field` in a file of /proc, all lines of that name together."""
     return sum(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(field))
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Process ids of the children of `pid`, of their children, and so on."""
     found = children(pid)
-    return found + [below for child in found for below in _descendants(child)]
+    return found + [below for child in found for below in descendants(child)]
 
 
 def main(arguments: list[str]) -> None:

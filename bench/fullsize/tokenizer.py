@@ -76,6 +76,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def unspeakable(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The ids that stand for no printable ASCII: fillers, bytes of other characters, added tokens."""
+    texts = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    added = set(tokenizer.get_added_vocab().values())
+    words = [token.replace("Ġ", " ") for token in texts]  # byte-level BPE's spelling of a space
+    return [
+        number
+        for number, word in enumerate(words)
+        if number in added or number >= BPE_IDS or not (word.isascii() and word.isprintable())
+    ]
+
+
 def _prompts() -> list[str]:
     """What Florence-2 is asked, so that prompts have about as many tokens as with the released tokenizer."""
     return [line for line in inspect.getsource(Florence2Processor).splitlines() if '": "' in line] * 5
