@@ -73,4 +73,4 @@ def facts(folder: Path) -> manifest.Florence2:
     image = florence2_facts.read_image(processor)
     with torch.no_grad():
         features = model.get_image_features(torch.zeros(1, 3, image.height, image.width)).pooler_output
-    return florence2_facts.read_manifest(checkpoint, model, processor, features.shape[1], "fp32", 18)
+    return florence2_facts.read_manifest(checkpoint, model, processor, features.shape[1], "fp32", "float", 18)

@@ -119,7 +119,7 @@ def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     model = random_model(request.param)
     for graph in exporter.graphs(model, SIDE, SIDE):
         if graph.file != exporter.VISION_ENCODER:
-            write_graph(graph, folder / Path(graph.file).name, opset=SPEC.opset, precision="fp32")
+            write_graph(graph, folder / Path(graph.file).name, opset=SPEC.opset, form="fp32")
     rng = np.random.default_rng(request.param)
     jobs = []
     for length in rng.integers(3, 60, 8):
