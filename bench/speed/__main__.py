@@ -165,7 +165,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--eight-bit",
         type=Path,
         metavar="FOLDER",
-        help="an export of the same checkpoints with the 8-bit decoder",
+        help="an export of the same checkpoints with --decoder-weights int8",
     )
     parser.add_argument(
         "--forced",

@@ -18,7 +18,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
-from florence2_sam2.server.generation.decoder import Decoder
+from florence2_sam2.server.generation.decoder import DECODER, TEXT_ENCODER, Decoder
 from florence2_sam2.server.onnx_session import open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.candidates import (
@@ -79,7 +79,7 @@ class Components:
         sam2_pixels = {"pixel_values": to_pixel_values(rgb, self._sam2.image)}
         maps = _run(sam2, sam2_pixels)
         placed = to_model_frame(np.array(boxes, np.float32), width, height, self._sam2.image)
-        text_encoder = self._folder / "text_encoder.onnx"
+        text_encoder = self._folder / TEXT_ENCODER
         prompts = {
             name: {
                 "image_features": features,
@@ -88,7 +88,7 @@ class Components:
             }
             for name, ids in (("caption", self._caption_prompt), ("grounding", self._grounding_prompt))
         }
-        decoder = self._folder / "decoder.onnx"
+        decoder = self._folder / DECODER
         self.components = [
             Component("vision encoder", vision, pixels),
             Component("text encoder, caption", text_encoder, prompts["caption"]),
@@ -127,7 +127,7 @@ class Components:
         decoder = Decoder(self._folder, self._spec, max_rows=1)
         measured = []
         for part in self.components:
-            if part.path.name == "decoder.onnx":
+            if part.path.name == DECODER:
                 prompt = self._caption_prompt if "caption" in part.name else self._grounding_prompt
                 measured.append([self._decode(decoder, prompt, part.runs) for _ in range(repeats + 1)][1:])
                 continue
@@ -143,7 +143,7 @@ class Components:
     def nodes(self, index: int, repeats: int) -> tuple[float, list[Node]]:
         """Seconds of a run of component `index` as it is, and its nodes' times while onnxruntime writes them down."""
         part = self.components[index]
-        session = open_session(part.path)
+        session = open_session(part.path, plan_memory=part.path.name == DECODER)
         times = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
@@ -182,7 +182,7 @@ class Components:
         """One step in the middle of a text of `tokens`."""
         shape = self._spec.decoder
         past = (tokens - 1) // 2
-        cross = _run(self._folder / "text_encoder.onnx", prompt)
+        cross = _run(self._folder / TEXT_ENCODER, prompt)
         length = next(iter(cross.values())).shape[2]
         empty = np.zeros((1, shape.heads, past, shape.head_dim), np.float32)
         caches = {f"self_{kind}_{layer}": empty for layer in range(shape.layers) for kind in ("key", "value")}
@@ -210,7 +210,7 @@ class Components:
 def profiled(path: Path, feeds: Feeds, repeats: int) -> list[Node]:
     """The nodes in the order in which they run, each with the median of its times."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, profile=Path(folder) / "run")
+        session = open_session(path, plan_memory=path.name == DECODER, profile=Path(folder) / "run")
         for _ in range(repeats + 1):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -20,8 +20,9 @@ import pytest
 
 from bench.speed import fixed_boxes, machine, memory, perf_analyzer, pictures, prepare
 from bench.speed.agreement import Agreement, Differs, Expected
+from bench.speed.bench import Bench, Choices
 from bench.speed.direct import inputs_of
-from bench.speed.pieces.eight_bit import common_prefix
+from bench.speed.pieces import eight_bit
 from bench.speed.worker import Worker, WorkerFailed
 from florence2_sam2.postprocess import CroppedMask
 from florence2_sam2.postprocess.rle import encode_rle
@@ -273,8 +274,10 @@ def test_own_work_is_not_taken_for_others() -> None:
         child.communicate(b"\n")
 
 
-def test_a_common_beginning_is_counted() -> None:
-    assert common_prefix([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert common_prefix([1, 2], [1, 2, 3]) == 2
-    assert common_prefix([], [1]) == 0
-    assert common_prefix([5], [1]) == 0
+def test_a_repository_without_the_8_bit_decoder_is_not_measured_as_one(tmp_path: Path) -> None:
+    bench = Bench(prepare.small(), tmp_path, Choices(eight_bit=manifest.packaged_repository()))
+    with pytest.raises(ValueError, match="has no 8-bit decoder: export it with --decoder-weights int8"):
+        eight_bit.run(bench)
+    result = eight_bit.run(Bench(prepare.small(), tmp_path))
+    assert not result.rows
+    assert "--eight-bit" in result.tables[0].note

@@ -5,14 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench.speed.agreement import CAPTION, GROUNDING, florence2
+from bench.agreement.ask import image_features, written
+from bench.agreement.judge import compare, figures
+from bench.quality.scenes import draw
 from bench.speed.bench import Bench
 from bench.speed.figures import paired_ratio
 from bench.speed.prepare import forced
 from bench.speed.results import Result, Row, Table
+from florence2_sam2.server import manifest
+from florence2_sam2.training.statistics import Estimate
 
 TARGET = 2.0
 FIRST = 80_000
+SCENES = 100  # for the agreement with fp32
 
 
 def run(bench: Bench) -> Result:
@@ -20,6 +25,8 @@ def run(bench: Bench) -> Result:
     if repository is None:
         note = "No repository with the 8-bit decoder was named (`--eight-bit FOLDER`)."
         return Result([], [Table("8-bit decoder", ["not measured"], [], note)], {})
+    if manifest.read_florence2(repository).decoder_weights != "int8":
+        raise ValueError(f"{repository} has no 8-bit decoder: export it with --decoder-weights int8")
     return _measure(bench, repository)
 
 
@@ -48,40 +55,18 @@ def _measure(bench: Bench, repository: Path) -> Result:
     ]
     # What random weights write is noise: how often it is the same noise says nothing of a trained decoder.
     counts = {} if bench.subject.is_full else _agreement(bench, subject.repository)
-    rows += [Row(f"  {what}", share, "%") for what, share in counts.items()]
-    return Result(rows, [], {"times": times, "agreement": counts})
+    rows += [
+        Row(f"  beside fp32: {what}", one.value, "%", low=one.low, high=one.high)
+        for what, one in counts.items()
+    ]
+    raw = {"times": times, "agreement": {what: vars(one) for what, one in counts.items()}}
+    return Result(rows, [], raw)
 
 
-def _agreement(bench: Bench, repository: Path) -> dict[str, float]:
-    """How often both decoders write the same on unseen scenes: a caption, then the grounding of fp32's caption."""
-    scenes = bench.times(100, 4, 2)
-    pictures = bench.pictures(scenes, FIRST + 1000)
-    written: list[list[tuple[list[int], list[int]]]] = []
-    captions: list[str] = []
-    for where in (None, repository):
-        address = bench.server(where, memory_bytes=0).grpc_address
-
-        def ask(number: int, address: str = address) -> tuple[list[int], list[int]]:
-            caption = florence2(address, pictures[number], CAPTION, beams=1)
-            if number == len(captions):  # the first of the two servers, which is fp32
-                captions.append(caption["text"])
-            grounding = florence2(address, pictures[number], GROUNDING, captions[number], 1)
-            return caption["token_ids"].tolist(), grounding["token_ids"].tolist()
-
-        written.append([ask(number) for number in range(scenes)])
-    pairs = [pair for one, other in zip(*written, strict=True) for pair in zip(one, other, strict=True)]
-    captions_alike = [one[0] == other[0] for one, other in zip(*written, strict=True)]
-    groundings_alike = [one[1] == other[1] for one, other in zip(*written, strict=True)]
-    common = sum(common_prefix(one, other) for one, other in pairs)
-    return {
-        f"captions of {scenes} unseen scenes, all tokens as fp32": sum(captions_alike) / scenes,
-        "groundings of the same captions, all tokens as fp32": sum(groundings_alike) / scenes,
-        "tokens before the first that differs": common / sum(len(one) for one, _ in pairs),
-    }
-
-
-def common_prefix(one: list[int], other: list[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+def _agreement(bench: Bench, repository: Path) -> dict[str, Estimate]:
+    """How often both decoders write the same about scenes that nothing was trained on, as `scripts/agreement` says."""
+    drawn = [draw(number) for number in range(bench.times(SCENES, 1, 2))]
+    bench.stop_server()
+    features = image_features(bench.subject.repository, drawn)
+    sides = [written(where, drawn, features, beams=1) for where in (bench.subject.repository, repository)]
+    return figures([compare(one, other) for one, other in zip(*sides, strict=True)])
