@@ -118,7 +118,9 @@ def test_the_checkpoints_own_settings_are_the_default(florence2: Florence2, mode
 @pytest.mark.parametrize("beams", [1, 3])
 def test_up_to_the_models_last_position(florence2: Florence2, model: Any, beams: int) -> None:
     limit = SPEC.decoder.decoder_positions
-    picture = SCENES[1].image  # in SCENES[0] three beams part at token 641, 600 behind the end of the text
+    # Not SCENES[0]: at step 641 transformers' third and fourth continuation have the same float32 score (-3986.3413),
+    # and which of them becomes the third beam hangs on the last bit of the sums before.
+    picture = SCENES[1].image
     options = Florence2Options(num_beams=beams, max_new_tokens=limit, min_new_tokens=limit)
     answer = florence2.submit(features(model, picture), CAPTION, options=options).result()
     own = {"num_beams": beams, **({"early_stopping": None} if beams == 1 else {})}
