@@ -13,6 +13,7 @@ from bench.agreement.ask import image_features, written
 from bench.agreement.judge import __doc__ as RULES
 from bench.agreement.judge import compare
 from bench.agreement.report import agreement_table, put, section
+from bench.arguments import positive
 from bench.quality import scenes
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.graphs import DecoderWeights
@@ -70,8 +71,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=ROOT / "models" / "small" / "florence2",
         help="folder of the checkpoint (default: the small one)",
     )
-    parser.add_argument("--scenes", type=_positive, default=100)
-    parser.add_argument("--beams", type=_positive, nargs="+", default=[1, 3])
+    parser.add_argument("--scenes", type=positive, default=100)
+    parser.add_argument("--beams", type=positive, nargs="+", default=[1, 3])
     parser.add_argument("--seed", type=int, default=scenes.SEED, help="of the scenes (default: %(default)s)")
     parser.add_argument(
         "--output",
@@ -90,13 +91,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-results", dest="results", action="store_const", const=None, help="only print the table"
     )
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return value
 
 
 if __name__ == "__main__":

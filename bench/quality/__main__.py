@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arguments import positive
 from bench.quality import scenes
 from bench.quality.judge import __doc__ as RULES
 from bench.quality.report import report_text, rows, to_json
@@ -79,23 +80,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model-repository", type=Path, help="what `export` wrote; default: the packaged one"
     )
-    parser.add_argument("--scenes", type=_positive, default=500)
+    parser.add_argument("--scenes", type=positive, default=500)
     parser.add_argument(
-        "--unseen-scenes", type=_positive, default=250, help="scenes around pairs kept out of training"
+        "--unseen-scenes", type=positive, default=250, help="scenes around pairs kept out of training"
     )
-    parser.add_argument("--beams", type=_positive, nargs="+", default=[1, 3])
+    parser.add_argument("--beams", type=positive, nargs="+", default=[1, 3])
     parser.add_argument("--seed", type=int, default=scenes.SEED, help="of the scenes (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("quality-output"), help="folder (default: %(default)s)"
     )
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return value
 
 
 if __name__ == "__main__":

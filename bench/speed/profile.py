@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.arguments import positive
 from bench.speed import prepare
 from bench.speed.agreement import CAPTION, florence2
 from bench.speed.bench import Bench
@@ -138,25 +139,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="what `export` wrote; default: the packaged one",
     )
-    parser.add_argument("--requests", type=_positive, default=10, metavar="N", help="default: %(default)s")
-    parser.add_argument("--beams", type=_positive, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--requests", type=positive, default=10, metavar="N", help="default: %(default)s")
+    parser.add_argument("--beams", type=positive, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument(
         "--graph", nargs="+", choices=GRAPHS, default=[], metavar="GRAPH", help=f"of {', '.join(GRAPHS)}"
     )
     parser.add_argument(
-        "--repeats", type=_positive, default=5, metavar="N", help="runs of a graph (%(default)s)"
+        "--repeats", type=positive, default=5, metavar="N", help="runs of a graph (%(default)s)"
     )
     parser.add_argument(
-        "--top", type=_positive, default=15, metavar="N", help="slowest nodes shown (%(default)s)"
+        "--top", type=positive, default=15, metavar="N", help="slowest nodes shown (%(default)s)"
     )
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1 is needed")
-    return value
 
 
 if __name__ == "__main__":
