@@ -108,8 +108,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         _say(f"starting Triton {TRITON_VERSION}, its log: {server.log_path}")
         with _log_shown(server, arguments.verbose):
             server.wait_ready()
-            _say_ready(server, began)
             with _ready_file(server, arguments.ready_file):
+                _say_ready(server, began)
                 supervise(
                     server,
                     on_failure=lambda reason: _say(f"{reason}; starting again"),
