@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from florence2_sam2.export.attention import fused
 from florence2_sam2.export.eight_bits import to_eight_bits
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.halves import store_exact_halves
@@ -88,7 +89,10 @@ def write_graph(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".raw-") as folder:
         raw = Path(folder) / "model.onnx"
-        _run_exporter(graph, raw, opset)
+        # In float16 the parts stay apart: which of them must be float32 is measured for each (see `precision`), and
+        # TensorRT knows them, but not onnxruntime's operator.
+        with nullcontext() if form == "fp16" else fused(graph.module):
+            _run_exporter(graph, raw, opset)
         model = onnx.load(raw)
     _require_names(graph, model)
     share_equal_initializers(model)

@@ -1,0 +1,97 @@
+"""Attention as one operator of onnxruntime in the encoders' graphs.
+
+What transformers computes as two products, a scaling and a softmax keeps all scores of a layer in memory several times
+over. onnxruntime's `MultiHeadAttention` (domain com.microsoft, float32 on a CPU) goes over them in blocks that stay in
+the processor's cache. It takes queries, keys and values as the projections give them, which saves their transposes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.onnx.symbolic_helper import _optional_input_placeholder_tensor as absent
+from transformers import AttentionInterface
+from transformers.models.florence2.modeling_florence2 import (
+    Florence2VisionChannelAttention,
+    eager_attention_forward,
+)
+
+NAME = "onnxruntime"  # in transformers' table of attention implementations
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scale · query · keyᵀ + bias) · value for each head.
+
+    `query` [B,N,heads,head_dim], `key` and `value` [B,M,heads,head_dim] → [B,N,heads,head_dim]. `bias` is
+    [B or 1, heads or 1, N, M] and may be left out. The
+    exporter does not know how many `heads` the shapes say.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        heads: int,
+        scale: float,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *bias: torch.Tensor,
+    ) -> torch.Tensor:
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        scores = sum(bias, query @ key.transpose(2, 3) * scale)
+        return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def symbolic(g: Any, heads: int, scale: float, query: Any, key: Any, value: Any, *bias: Any) -> Any:
+        def reshaped(tensor: Any, *last: int) -> Any:  # 0 is the size that was there, -1 what is left
+            return g.op("Reshape", tensor, g.op("Constant", value_t=torch.tensor([0, 0, *last])))
+
+        flat = [reshaped(part, -1) for part in (query, key, value)]
+        optional = (
+            [absent(g), absent(g), *bias] if bias else []
+        )  # absent: the projections' bias, a padding mask
+        attended = g.op(
+            "com.microsoft::MultiHeadAttention", *flat, *optional, num_heads_i=heads, scale_f=scale
+        )
+        return reshaped(attended, heads, -1).setType(query.type())
+
+
+def _forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: [B,heads,N,head_dim] and twice [B,heads,M,head_dim] → [B,N,heads,head_dim]."""
+    if isinstance(module, Florence2VisionChannelAttention):
+        # Its heads are as long as the picture has positions, its scores are few: two plain products do it best.
+        attended, _ = eager_attention_forward(module, query, key, value, attention_mask, scaling)
+        return attended, None
+    # The operator repeats a bias for batch and heads only.
+    bias = [] if attention_mask is None else [attention_mask.expand(-1, -1, query.shape[2], -1)]
+    parts = (part.transpose(1, 2) for part in (query, key, value))
+    return _Attention.apply(int(query.shape[1]), scaling, *parts, *bias), None
+
+
+AttentionInterface.register(NAME, _forward)
+
+
+@contextmanager
+def fused(module: nn.Module) -> Iterator[None]:
+    """While it lasts, transformers' attention layers in `module` are exported as one operator each."""
+    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    for config in configs.values():
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
