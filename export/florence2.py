@@ -2,7 +2,8 @@
 
 transformers' own modules do the computing. The wrappers change what a server needs changed: image features and prompt
 are joined without placeholder tokens, rows of a batch have lengths of their own, the cross-attention's keys and values
-are computed once per request, and the decoder returns the keys and values of the new positions only.
+are computed once per request, and the decoder returns the keys and values of the new positions only. Tokens are looked
+up outside (see `embedding`): the table would be in memory in both graphs.
 """
 
 from __future__ import annotations
@@ -40,24 +41,23 @@ class VisionEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Image features and prompt → for each decoder layer the cross-attention's key and value [B,heads,T+P,head_dim]."""
+    """Image features and embedded prompt → for each decoder layer the cross-attention's key and value
+    [B,heads,T+P,head_dim]."""
 
-    embedding: Any
     encoder: Any
     cross_attentions: Any
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.embedding = model.model.language_model.shared
         self.encoder = model.model.language_model.encoder
         self.cross_attentions = nn.ModuleList(
             layer.encoder_attn for layer in model.model.language_model.decoder.layers
         )
 
     def forward(
-        self, image_features: torch.Tensor, input_ids: torch.Tensor, prompt_lengths: torch.Tensor
+        self, image_features: torch.Tensor, inputs_embeds: torch.Tensor, prompt_lengths: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        hidden = torch.cat([image_features, self.embedding(input_ids)], dim=1)
+        hidden = torch.cat([image_features, inputs_embeds], dim=1)
         positions = torch.arange(hidden.shape[1])
         hidden = hidden + _positions(self.encoder.embed_positions, positions)
         hidden = self.encoder.layernorm_embedding(hidden)
@@ -77,6 +77,10 @@ class Decoder(nn.Module):
 
     Past and new keys are scored apart and only the scores are joined: joining the keys and values themselves would
     copy the whole cache at every token.
+
+    The beams of a request share its cross-attention keys and values: `rows` [R,K] says which rows are those of request
+    r (any row, where it has fewer than K), `places` [B] where among these R·K a row finds its answer. Each is a product
+    of its own with the same keys, so a row has the same bits whatever K is.
     """
 
     decoder: Any
@@ -89,22 +93,24 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor,
         past_lengths: torch.Tensor,
         encoder_lengths: torch.Tensor,
+        rows: torch.Tensor,
+        places: torch.Tensor,
         *caches: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         layers = self.decoder.layers
         self_caches, cross_caches = caches[: 2 * len(layers)], caches[2 * len(layers) :]
-        block = torch.arange(input_ids.shape[1])
+        block = torch.arange(inputs_embeds.shape[1])
         past = torch.arange(self_caches[0].shape[2])
         encoder = torch.arange(cross_caches[0].shape[2])
         past_mask = _additive(past[None, :] < past_lengths[:, None])[:, None, None, :]
         block_mask = _additive(block[None, :] <= block[:, None])[None, None]
-        cross_mask = _additive(encoder[None, :] < encoder_lengths[:, None])[:, None, None, :]
+        cross_mask = _additive(encoder[None, :] < encoder_lengths[:, None])[:, None, None, None, :]
 
-        hidden = self.decoder.embed_tokens(input_ids)
-        hidden = hidden + _positions(self.decoder.embed_positions, past_lengths[:, None] + block[None, :])
+        positions = past_lengths[:, None] + block[None, :]
+        hidden = inputs_embeds + _positions(self.decoder.embed_positions, positions)
         hidden = self.decoder.layernorm_embedding(hidden)
         new: list[torch.Tensor] = []
         for index, layer in enumerate(layers):
@@ -122,11 +128,10 @@ class Decoder(nn.Module):
 
             attention = layer.encoder_attn
             cross_key, cross_value = cross_caches[2 * index : 2 * index + 2]
-            query = _heads(attention, attention.q_proj(hidden)) * attention.scaling
-            weights = torch.softmax(query @ cross_key.transpose(2, 3) + cross_mask, dim=-1)
-            hidden = layer.encoder_attn_layer_norm(
-                hidden + attention.out_proj(_joined(weights @ cross_value))
-            )
+            query = _heads(attention, (attention.q_proj(hidden) * attention.scaling)[rows])
+            weights = torch.softmax(query @ cross_key[:, :, None].transpose(3, 4) + cross_mask, dim=-1)
+            attended = _joined(weights @ cross_value[:, :, None]).flatten(0, 1)[places]
+            hidden = layer.encoder_attn_layer_norm(hidden + attention.out_proj(attended))
 
             feed_forward = layer.fc2(layer.activation_fn(layer.fc1(hidden)))
             hidden = layer.final_layer_norm(hidden + feed_forward)
@@ -150,18 +155,18 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
         features = vision(pixels)
     image_tokens, feature_dim = features.shape[1:]
 
-    def pairs(prefix: str, length: str) -> tuple[Tensor, ...]:
-        axes = ("batch", heads, length, head_dim)
+    def pairs(prefix: str, batch: str, length: str) -> tuple[Tensor, ...]:
+        axes = (batch, heads, length, head_dim)
         return tuple(
             Tensor(f"{prefix}_{part}_{layer}", axes) for layer in layers for part in ("key", "value")
         )
 
-    prompt = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])
+    prompt = torch.randn(2, 5, text.d_model, generator=generator)
     encoder_length = image_tokens + prompt.shape[1]
-    cache = [torch.randn(2, heads, 4, head_dim, generator=generator) for _ in pairs("self", "past")]
+    cache = [torch.randn(3, heads, 4, head_dim, generator=generator) for _ in range(2 * text.decoder_layers)]
     cross = [
         torch.randn(2, heads, encoder_length, head_dim, generator=generator)
-        for _ in pairs("cross", "encoder")
+        for _ in range(2 * text.decoder_layers)
     ]
     return (
         Graph(
@@ -176,27 +181,31 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
             TextEncoder(model),
             (
                 Tensor("image_features", ("batch", image_tokens, feature_dim)),
-                Tensor("input_ids", ("batch", "prompt")),
+                Tensor("inputs_embeds", ("batch", "prompt", text.d_model)),
                 Tensor("prompt_lengths", ("batch",)),
             ),
-            pairs("cross", "encoder"),
+            pairs("cross", "batch", "encoder"),
             (features.repeat(2, 1, 1), prompt, torch.tensor([5, 3])),
         ),
         Graph(
             DECODER,
             Decoder(model),
             (
-                Tensor("input_ids", ("batch", "block")),
+                Tensor("inputs_embeds", ("batch", "block", text.d_model)),
                 Tensor("past_lengths", ("batch",)),
-                Tensor("encoder_lengths", ("batch",)),
-                *pairs("self", "past"),
-                *pairs("cross", "encoder"),
+                Tensor("encoder_lengths", ("requests",)),
+                Tensor("rows", ("requests", "beams")),
+                Tensor("places", ("batch",)),
+                *pairs("self", "batch", "past"),
+                *pairs("cross", "requests", "encoder"),
             ),
-            (Tensor("logits", ("batch", text.vocab_size)), *pairs("new", "block")),
+            (Tensor("logits", ("batch", text.vocab_size)), *pairs("new", "batch", "block")),
             (
-                torch.tensor([[2, 0, 5], [6, 7, 8]]),
-                torch.tensor([3, 4]),
+                torch.randn(3, 3, text.d_model, generator=generator),
+                torch.tensor([3, 4, 1]),
                 torch.tensor([encoder_length, encoder_length - 2]),
+                torch.tensor([[0, 2], [1, 1]]),
+                torch.tensor([0, 2, 1]),
                 *cache,
                 *cross,
             ),
@@ -214,10 +223,11 @@ def _additive(seen: torch.Tensor) -> torch.Tensor:
 
 
 def _heads(attention: Any, projected: torch.Tensor) -> torch.Tensor:
-    """[B,N,heads·head_dim] → [B,heads,N,head_dim]."""
-    return projected.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+    """[B,N,heads·head_dim] → [B,heads,N,head_dim]; with axes between B and N, these → between heads and N."""
+    parts = projected.unflatten(-1, (attention.num_heads, attention.head_dim))
+    return parts.movedim(parts.dim() - 2, 1)
 
 
 def _joined(attended: torch.Tensor) -> torch.Tensor:
-    """[B,heads,N,head_dim] → [B,N,heads·head_dim]."""
-    return attended.transpose(1, 2).flatten(2)
+    """What `_heads` has done, undone."""
+    return attended.movedim(1, attended.dim() - 2).flatten(-2)

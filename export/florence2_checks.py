@@ -65,8 +65,8 @@ class Reference:
                 f"prompt lengths {lengths}",
                 {
                     "image_features": self.features[: len(lengths)].numpy(),
-                    "input_ids": np.stack(
-                        [np.pad(p, (0, width - len(p)), constant_values=1) for p in prompts]
+                    "inputs_embeds": self.prompts_embedded(
+                        np.stack([np.pad(p, (0, width - len(p)), constant_values=1) for p in prompts])
                     ),
                     "prompt_lengths": np.array(lengths, dtype=np.int64),
                 },
@@ -74,47 +74,70 @@ class Reference:
             )
 
     def decoder_cases(self) -> Iterator[Case]:
-        """Rows of different past, blocks of one and several tokens, cache entries past a row's length filled."""
-        for past_lengths, block, slack in (
-            ([0], 1, 0),
-            ([0, 0], 4, 0),
-            ([1], 1, 0),
-            ([17, 0, 5], 1, 2),
-            ([3, 17], 3, 0),
+        """Rows of different past, several of one prompt, blocks of one and several tokens, cache entries past a row's
+        length filled. Each row is (the prompt that it is of, the length of its past)."""
+        for rows, block, slack in (
+            ([(0, 0)], 1, 0),
+            ([(0, 0), (1, 0)], 4, 0),
+            ([(0, 1)], 1, 0),
+            ([(0, 17), (1, 0), (2, 5)], 1, 2),
+            ([(1, 3), (0, 17), (1, 4), (1, 0)], 1, 0),
+            ([(0, 3), (1, 17), (0, 6)], 3, 0),
         ):
-            yield self._decoder_case(past_lengths, block, max(past_lengths) + slack)
+            yield self._decoder_case(rows, block, max(past for _, past in rows) + slack)
 
-    def _decoder_case(self, past_lengths: list[int], block: int, past: int) -> Case:
-        inputs: dict[str, list[Array]] = {}
+    def _decoder_case(self, rows: list[tuple[int, int]], block: int, past: int) -> Case:
+        own: dict[str, list[Array]] = {}
+        cross: dict[str, dict[int, Array]] = {}
         expected: dict[str, list[Array]] = {}
-        new_tokens = self.tokens(len(past_lengths), block)
-        encoder_lengths = []
-        prompts = [self.tokens(4 + 3 * row) for row in range(len(past_lengths))]
-        encoder = self.features.shape[1] + max(len(prompt) for prompt in prompts)
-        for row, past_length in enumerate(past_lengths):
-            hidden = self.encode(self.features[row], prompts[row])
-            encoder_lengths.append(hidden.shape[1])
+        new_tokens = self.tokens(len(rows), block)
+        prompts = [self.tokens(4 + 3 * number) for number in range(1 + max(prompt for prompt, _ in rows))]
+        states = [self.encode(self.features[number], prompt) for number, prompt in enumerate(prompts)]
+        encoder = max(state.shape[1] for state in states)
+        beside: list[list[int]] = [[] for _ in prompts]
+        for row, (prompt, past_length) in enumerate(rows):
+            hidden = states[prompt]
+            beside[prompt].append(row)
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
             if past_length:
                 self.step(self.tokens(past_length), hidden, cache)
             for name, value in self.caches(cache.self_attention_cache, "self").items():
-                inputs.setdefault(name, []).append(_padded(value, past, _GARBAGE))
+                own.setdefault(name, []).append(_padded(value, past, _GARBAGE))
             logits = self.step(new_tokens[row], hidden, cache)
             for name, value in self.caches(cache.cross_attention_cache, "cross").items():
-                inputs.setdefault(name, []).append(_padded(value, encoder, _GARBAGE))
+                cross.setdefault(name, {})[prompt] = _padded(value, encoder, _GARBAGE)
             expected.setdefault("logits", []).append(logits)
             for name, value in self.caches(cache.self_attention_cache, "new").items():
                 expected.setdefault(name, []).append(value[:, past_length:])
+        beams = max(map(len, beside))
         return Case(
-            f"past lengths {past_lengths}, {block} new tokens",
+            f"rows of (prompt, past) {rows}, {block} new tokens",
             {
-                "input_ids": new_tokens,
-                "past_lengths": np.array(past_lengths, dtype=np.int64),
-                "encoder_lengths": np.array(encoder_lengths, dtype=np.int64),
-                **{name: np.stack(rows) for name, rows in inputs.items()},
+                "inputs_embeds": self.embedded(new_tokens),
+                "past_lengths": np.array([past_length for _, past_length in rows], dtype=np.int64),
+                "encoder_lengths": np.array([state.shape[1] for state in states], dtype=np.int64),
+                # a prompt's last row stands in for those that it does not have
+                "rows": np.array([found + found[-1:] * (beams - len(found)) for found in beside]),
+                "places": np.array(
+                    [prompt * beams + beside[prompt].index(row) for row, (prompt, _) in enumerate(rows)]
+                ),
+                **{name: np.stack(values) for name, values in own.items()},
+                **{
+                    name: np.stack([values[n] for n in range(len(prompts))]) for name, values in cross.items()
+                },
             },
-            {name: np.stack(rows) for name, rows in expected.items()},
+            {name: np.stack(values) for name, values in expected.items()},
         )
+
+    @torch.no_grad()
+    def prompts_embedded(self, tokens: NDArray[np.int64]) -> Array:
+        """FP32 [B,P,D] of tokens [B,P]: what the text encoder looks up."""
+        return self.model.get_input_embeddings()(torch.from_numpy(tokens)).numpy()
+
+    @torch.no_grad()
+    def embedded(self, tokens: NDArray[np.int64]) -> Array:
+        """FP32 [..., D] of tokens [...], with the factor of scaled embeddings: what the decoder looks up."""
+        return self.model.model.language_model.decoder.embed_tokens(torch.from_numpy(tokens)).numpy()
 
     def caches(self, cache: DynamicCache, prefix: str) -> dict[str, Array]:
         """A cache of one row as {`prefix_key_0`: [heads,length,head_dim], …}; a fresh one has length 0."""
@@ -181,9 +204,11 @@ def check_generation(graph: Graph, path: Path, reference: Reference, steps: int 
                 name: np.stack([_padded(row[name], encoder, _GARBAGE) for row in cross]) for name in cross[0]
             }
         inputs = {
-            "input_ids": tokens,
+            "inputs_embeds": reference.embedded(tokens),
             "past_lengths": np.full(len(prompts), step, dtype=np.int64),
             "encoder_lengths": np.array([state.shape[1] for state in hidden], dtype=np.int64),
+            "rows": np.arange(len(prompts))[:, None],
+            "places": np.arange(len(prompts)),
             **own,
         }
         found = run(session, graph.file, f"step {step}", inputs)

@@ -21,7 +21,16 @@ from florence2_sam2.server.manifest import (
 )
 
 _MODELS = ("segment", "florence2", "sam2")  # any repository of ours has these folders
-_GENERATED = ("*.onnx", "*.onnx.data", MANIFEST, "tokenizer.json", "*.plan", "__pycache__", "__init__.py")
+_GENERATED = (
+    "*.onnx",
+    "*.onnx.data",
+    "*.npy",
+    MANIFEST,
+    "tokenizer.json",
+    "*.plan",
+    "__pycache__",
+    "__init__.py",
+)
 
 
 def require_usable(output: Path) -> None:
@@ -86,7 +95,7 @@ def remove_graph(path: Path) -> None:
 
 def _link_or_copy(source: str, target: str) -> str:
     """Weights of the half that stays are linked, not copied: they can be gigabytes."""
-    if source.endswith((".onnx", ".onnx.data", ".plan")):
+    if source.endswith((".onnx", ".onnx.data", ".npy", ".plan")):
         try:
             os.link(source, target)
             return target

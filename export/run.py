@@ -15,6 +15,7 @@ from florence2_sam2.export import (
     checkpoints,
     checks,
     configs,
+    embedding,
     florence2,
     florence2_checks,
     florence2_facts,
@@ -124,7 +125,8 @@ class _Job:
         folder = stage / "florence2" / "1"
         (folder / florence2_facts.TOKENIZER).unlink(missing_ok=True)
         florence2_facts.write_tokenizer(processor, folder)
-        self._finish(manifest, stage, folder, (vision, text_encoder, decoder), rows)
+        tables = embedding.write_embedding(model, folder, self.precision)
+        self._finish(manifest, stage, folder, (vision, text_encoder, decoder), rows, tables)
         configs.rewrite(
             stage / "florence2_vision_encoder",
             {"pixel_values": vision.tensor("pixel_values").dims[1:], "image_features": features[1:]},
@@ -191,9 +193,15 @@ class _Job:
         return checks.row(decoder, "logits (12 steps)", error, scale, form, self.tolerance)
 
     def _finish(
-        self, manifest: Exported, stage: Path, folder: Path, graphs: tuple[Graph, ...], rows: list[Row]
+        self,
+        manifest: Exported,
+        stage: Path,
+        folder: Path,
+        graphs: tuple[Graph, ...],
+        rows: list[Row],
+        others: Iterable[Path] = (),
     ) -> None:
-        files = [file for graph in graphs for file in _files(stage / graph.file)]
+        files = [*(file for graph in graphs for file in _files(stage / graph.file)), *others]
         self.rows += rows
         (folder / "manifest.json").unlink(missing_ok=True)
         dataclasses.replace(

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # raised when a server can no longer use what was exported before
 
 
 class ManifestError(Exception):
@@ -96,7 +96,7 @@ class Parity:
 
 @dataclass(frozen=True)
 class Exported:
-    """What both manifests have. `files` maps each ONNX file, relative to the repository, to its SHA-256."""
+    """What both manifests have. `files` maps each ONNX file and table, relative to the repository, to its SHA-256."""
 
     source: Source
     precision: Literal["fp32", "fp16"]

@@ -24,6 +24,7 @@ from bench.fullsize.serving import ious
 from florence2_sam2.export.graphs import computed
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2_prompts import Prompts
+from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import CPU, open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 
@@ -67,10 +68,13 @@ def _text_encoder(fp32: Path, fp16: Path, features: Array) -> tuple[list[Row], d
     file = "florence2/1/text_encoder.onnx"
     spec = manifest.read_florence2(fp32)
     ids = Prompts(fp32 / "florence2" / "1", spec).encode("<MORE_DETAILED_CAPTION>").ids
-    prompt = np.asarray(ids, np.int64)[None]
-    lengths = np.array([prompt.shape[1]], np.int64)
-    feeds = {"image_features": features, "input_ids": prompt, "prompt_lengths": lengths}
-    wide, narrow = _both(fp32, fp16, file, feeds)
+    embeds, narrow_embeds = (embeddings(side / "florence2" / "1")[0](ids)[None] for side in (fp32, fp16))
+    feeds = {
+        "image_features": features,
+        "inputs_embeds": embeds,
+        "prompt_lengths": np.array([len(ids)], np.int64),
+    }
+    wide, narrow = _both(fp32, fp16, file, feeds, inputs_embeds=narrow_embeds)
     return [_family_row(file, f"cross_{kind}", wide, narrow) for kind in ("key", "value")], wide
 
 
@@ -86,16 +90,21 @@ def _decoder(fp32: Path, fp16: Path, cross: dict[str, Array]) -> list[Row]:
     }
     token, equal, errors = spec.tokens.decoder_start, 0, []
     length = next(iter(cross.values())).shape[2]
+    tables = [embeddings(side / "florence2" / "1")[1] for side in (fp32, fp16)]
     with _sessions(fp32, fp16, file) as sessions:
         for step in range(STEPS):
             feeds = {
-                "input_ids": np.array([[token]], np.int64),
                 "past_lengths": np.array([step], np.int64),
                 "encoder_lengths": np.array([length], np.int64),
+                "rows": np.zeros((1, 1), np.int64),
+                "places": np.zeros(1, np.int64),
                 **cache,
                 **cross,
             }
-            wide, narrow = (_run(session, feeds) for session in sessions)
+            wide, narrow = (
+                _run(session, {**feeds, "inputs_embeds": table([[token]])})
+                for session, table in zip(sessions, tables, strict=True)
+            )
             errors.append(_row(file, "logits", wide, narrow))
             token = int(wide["logits"][0].argmax())
             equal += token == int(narrow["logits"][0].argmax())
@@ -142,10 +151,11 @@ def _mask_decoder(
 
 
 def _both(
-    fp32: Path, fp16: Path, file: str, feeds: Mapping[str, Array]
+    fp32: Path, fp16: Path, file: str, feeds: Mapping[str, Array], **of_fp16: Array
 ) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Outputs of both files; `of_fp16` replaces feeds of the second one."""
     with _sessions(fp32, fp16, file) as (wide, narrow):
-        return _run(wide, feeds), _run(narrow, feeds)
+        return _run(wide, feeds), _run(narrow, {**feeds, **of_fp16})
 
 
 @contextmanager

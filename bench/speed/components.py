@@ -19,6 +19,7 @@ from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.decoder import DECODER, TEXT_ENCODER, Decoder
+from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.candidates import (
@@ -79,11 +80,11 @@ class Components:
         sam2_pixels = {"pixel_values": to_pixel_values(rgb, self._sam2.image)}
         maps = _run(sam2, sam2_pixels)
         placed = to_model_frame(np.array(boxes, np.float32), width, height, self._sam2.image)
-        text_encoder = self._folder / TEXT_ENCODER
+        text_encoder, embedding = self._folder / TEXT_ENCODER, embeddings(self._folder)[0]
         prompts = {
             name: {
                 "image_features": features,
-                "input_ids": ids[None],
+                "inputs_embeds": embedding(ids[None]),
                 "prompt_lengths": np.array([len(ids)], np.int64),
             }
             for name, ids in (("caption", self._caption_prompt), ("grounding", self._grounding_prompt))
@@ -187,9 +188,11 @@ class Components:
         empty = np.zeros((1, shape.heads, past, shape.head_dim), np.float32)
         caches = {f"self_{kind}_{layer}": empty for layer in range(shape.layers) for kind in ("key", "value")}
         return {
-            "input_ids": np.array([[self._spec.tokens.decoder_start]], np.int64),
+            "inputs_embeds": embeddings(self._folder)[1]([[self._spec.tokens.decoder_start]]),
             "past_lengths": np.array([past], np.int64),
             "encoder_lengths": np.array([length], np.int64),
+            "rows": np.zeros((1, 1), np.int64),
+            "places": np.zeros(1, np.int64),
             **caches,
             **cross,
         }

@@ -1,4 +1,6 @@
-"""The two graphs of `florence2` and the caches that go with them: encode a prompt, then one token per row and step."""
+"""The two graphs of `florence2` and the caches that go with them: encode a prompt, then one token per row and step.
+
+Rows of one prompt, the beams of a request, share its cross-attention keys and values."""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.generation.cache import KeyValueCache
+from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import (
     PROVIDERS_VARIABLE,
     TENSORRT,
@@ -54,17 +57,22 @@ class Decoder:
             )
         self._text_encoder = open_session(folder / TEXT_ENCODER)
         self._session = open_session(folder / DECODER, plan_memory=True)
+        self._prompt_embedding, self._embedding = embeddings(folder)
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
         self._self = KeyValueCache(shape.layers, max_rows, shape.heads, shape.head_dim, _SELF_GRANULARITY)
         self._cross = KeyValueCache(shape.layers, max_rows, shape.heads, shape.head_dim, _CROSS_GRANULARITY)
-        self._input_ids = np.zeros((max_rows, 1), np.int64)
+        self._inputs_embeds = np.zeros((max_rows, 1, self._embedding.width), np.float32)
         self._past_lengths = np.zeros(max_rows, np.int64)
-        self._encoder_lengths = np.zeros(max_rows, np.int64)
+        # Prompts in use are numbered 0 … prompts - 1 without gaps, too.
+        self._prompts = 0
+        self._prompt_of = np.zeros(max_rows, np.int64)
+        self._encoder_lengths = np.zeros(max_rows, np.int64)  # of each prompt
         # Which step and row wrote a position: rows agree where they hold the same number.
         self._written = np.zeros((max_rows, shape.decoder_positions), np.int64)
         self._writes = 0
+        self._beside = self._places = np.zeros(0, np.int64)  # the graph's `rows` and `places`
         self._logits = np.zeros((max_rows, florence2.tokens.vocabulary), np.float32)
         self._new = np.zeros((2 * shape.layers, max_rows, shape.heads, 1, shape.head_dim), np.float32)
         self._binding: onnxruntime.IOBinding | None = None
@@ -75,7 +83,7 @@ class Decoder:
             [f"cross_{kind}_{layer}" for layer in range(self._layers) for kind in ("key", "value")],
             {
                 "image_features": image_features[None],
-                "input_ids": prompt_ids[None],
+                "inputs_embeds": self._prompt_embedding(prompt_ids[None]),
                 "prompt_lengths": np.array([len(prompt_ids)], np.int64),
             },
         )
@@ -83,16 +91,19 @@ class Decoder:
 
     def add(self, encoded: Encoded) -> int:
         """Begin a sequence; returns its row."""
-        row = self._append(encoded.length)
+        self._require_room()
+        prompt = self._prompts
+        self._encoder_lengths[prompt] = encoded.length
+        self._prompts += 1
+        row = self._append(prompt, kept=prompt)
         for target, array in zip(self._cross.array, encoded.arrays, strict=True):
-            target[row, :, : encoded.length] = array
+            target[prompt, :, : encoded.length] = array
         return row
 
     def fork(self, source: int) -> int:
         """Begin a sequence that equals row `source` so far; returns its row."""
-        length = int(self._encoder_lengths[source])
-        row = self._append(length)
-        self._cross.copy_row(source, row, 0, length)
+        self._require_room()
+        row = self._append(int(self._prompt_of[source]), kept=self._prompts)
         self.copy_past(source, row)
         return row
 
@@ -116,12 +127,12 @@ class Decoder:
         movers = [row for row in range(remaining, self.rows) if row not in rows]
         moved = dict(zip(movers, gaps, strict=True))
         for source, target in moved.items():
-            self._encoder_lengths[target] = self._encoder_lengths[source]
-            self._cross.copy_row(source, target, 0, int(self._encoder_lengths[source]))
+            self._prompt_of[target] = self._prompt_of[source]
             self.copy_past(source, target)
         self._set_rows(remaining)
+        self._remove_prompts()
         if remaining:
-            self._fit(kept=remaining)
+            self._fit(remaining, self._prompts)
         return moved
 
     def step(self, tokens: list[int]) -> NDArray[np.float32]:
@@ -131,8 +142,8 @@ class Decoder:
         """
         rows = self.rows
         if self._past_lengths[:rows].max() >= self._self.capacity:
-            self._fit(kept=rows)
-        self._input_ids[:rows, 0] = tokens
+            self._fit(rows, self._prompts)
+        self._inputs_embeds[:rows, 0] = self._embedding(tokens)
         if self._binding is None:
             self._binding = self._bind()
         self._session.run_with_iobinding(self._binding)
@@ -143,41 +154,75 @@ class Decoder:
         past += 1
         return self._logits[:rows]
 
-    def _append(self, encoder_length: int) -> int:
-        row = self.rows
-        if row == self.max_rows:
+    def _require_room(self) -> None:
+        if self.rows == self.max_rows:
             raise RuntimeError(f"all {self.max_rows} rows of the decoder are taken")
-        self._encoder_lengths[row] = encoder_length
+
+    def _append(self, prompt: int, kept: int) -> int:
+        """A row for `prompt`; the first `kept` prompts have their keys and values already."""
+        row = self.rows
+        self._prompt_of[row] = prompt
         self._past_lengths[row] = 0
         self._set_rows(row + 1)
-        self._fit(kept=row)
+        self._fit(row, kept)
         return row
+
+    def _remove_prompts(self) -> None:
+        """Forget prompts that no row has any more. Prompts from the end move into the gaps."""
+        used = set(self._prompt_of[: self.rows].tolist())
+        gaps = [prompt for prompt in range(len(used)) if prompt not in used]
+        movers = sorted(used - set(range(len(used))))
+        for source, target in zip(movers, gaps, strict=True):
+            self._encoder_lengths[target] = self._encoder_lengths[source]
+            self._cross.copy_row(source, target, 0, int(self._encoder_lengths[source]))
+            self._prompt_of[: self.rows][self._prompt_of[: self.rows] == source] = target
+        self._prompts = len(used)
 
     def _set_rows(self, rows: int) -> None:
         self.rows = rows
         self._binding = None
 
-    def _fit(self, kept: int) -> None:
-        """Give every row room for what it has and one token more; the first `kept` rows keep what they have."""
-        past, encoder = self._past_lengths[: self.rows], self._encoder_lengths[: self.rows]
-        self._self.fit(int(past.max()) + 1, past[:kept])
-        self._cross.fit(int(encoder.max()), encoder[:kept])
+    def _fit(self, rows: int, prompts: int) -> None:
+        """Give every row room for what it has and one token more, and every prompt for its length; the first `rows`
+        rows and `prompts` prompts keep what they have."""
+        past, encoder = self._past_lengths[: self.rows], self._encoder_lengths[: self._prompts]
+        self._self.fit(int(past.max()) + 1, past[:rows])
+        self._cross.fit(int(encoder.max()), encoder[:prompts])
         self._binding = None
 
     def _bind(self) -> onnxruntime.IOBinding:
         """Tell onnxruntime where the active rows lie: until rows or capacities change, a step passes no arrays."""
         binding = self._session.io_binding()
-        rows = self.rows
-        _bind_input(binding, "input_ids", self._input_ids[:rows])
+        rows, prompts = self.rows, self._prompts
+        # In attributes: a binding holds no reference to what it names.
+        self._beside, self._places = _beside_prompts(self._prompt_of[:rows], prompts)
+        _bind_input(binding, "inputs_embeds", self._inputs_embeds[:rows])
         _bind_input(binding, "past_lengths", self._past_lengths[:rows])
-        _bind_input(binding, "encoder_lengths", self._encoder_lengths[:rows])
+        _bind_input(binding, "encoder_lengths", self._encoder_lengths[:prompts])
+        _bind_input(binding, "rows", self._beside)
+        _bind_input(binding, "places", self._places)
         _bind_output(binding, "logits", self._logits[:rows])
         for layer in range(self._layers):
             for kind, index in (("key", 2 * layer), ("value", 2 * layer + 1)):
                 _bind_input(binding, f"self_{kind}_{layer}", self._self.array[index, :rows])
-                _bind_input(binding, f"cross_{kind}_{layer}", self._cross.array[index, :rows])
+                _bind_input(binding, f"cross_{kind}_{layer}", self._cross.array[index, :prompts])
                 _bind_output(binding, f"new_{kind}_{layer}", self._new[index, :rows])
         return binding
+
+
+def _beside_prompts(
+    prompt_of: NDArray[np.int64], prompts: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The graph's inputs `rows` [prompts, K] and `places` [B] for rows of these prompts; K is the most that one has."""
+    counts = np.bincount(prompt_of, minlength=prompts)
+    beside = np.zeros((prompts, counts.max()), np.int64)
+    by_prompt = np.argsort(prompt_of, kind="stable")
+    which = prompt_of[by_prompt]
+    rank = np.arange(len(prompt_of)) - (counts.cumsum() - counts)[which]
+    beside[which, rank] = by_prompt
+    places = np.empty(len(prompt_of), np.int64)
+    places[by_prompt] = which * beside.shape[1] + rank
+    return beside, places
 
 
 def _bind_input(binding: onnxruntime.IOBinding, name: str, array: NDArray) -> None:

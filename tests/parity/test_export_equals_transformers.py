@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import tokenizers
@@ -24,6 +25,7 @@ from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.run import export
 from florence2_sam2.export.shrink import share_equal_initializers
 from florence2_sam2.server import manifest
+from florence2_sam2.server.generation.embedding import DECODER_EMBEDDING, EMBEDDING, embeddings
 
 pytestmark = pytest.mark.parity
 
@@ -79,7 +81,7 @@ def test_the_table_and_the_time_of_each_part_are_printed(exported: Exported) -> 
 def test_manifests_describe_the_files(exported: Exported) -> None:
     florence2 = manifest.read_florence2(exported.repository)
     sam2 = manifest.read_sam2(exported.repository)
-    assert set(florence2.files) == FLORENCE2_FILES
+    assert set(florence2.files) == {*FLORENCE2_FILES, f"florence2/1/{EMBEDDING}"}
     assert set(sam2.files) == SAM2_FILES
     for file, digest in (florence2.files | sam2.files).items():
         assert hashlib.sha256((exported.repository / file).read_bytes()).hexdigest() == digest
@@ -104,6 +106,22 @@ def test_the_graphs_are_what_the_manifest_says(exported: Exported) -> None:
         assert onnx.TensorProto.FLOAT16 not in {value.type.tensor_type.elem_type for value in ends}
         assert model.opset_import[0].version == 18
         assert "If" not in {node.op_type for node in model.graph.node}
+
+
+def test_tokens_are_looked_up_as_transformers_does(exported: Exported, small_checkpoints: Path) -> None:
+    """The checkpoint is stored in float16, so both precisions have its very values, in half of float32's bytes."""
+    folder = exported.repository / "florence2" / "1"
+    prompt, own = embeddings(folder)
+    assert prompt is own
+    model = Florence2ForConditionalGeneration.from_pretrained(
+        small_checkpoints / "florence2", dtype=torch.float32
+    )
+    weight = model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(prompt(np.arange(len(weight))), weight)
+    assert (folder / EMBEDDING).stat().st_size < 2 * weight.size + 200
+    # and nowhere else but in the head
+    in_graph = [t.dims for t in onnx.load(folder / "text_encoder.onnx").graph.initializer]
+    assert max(dims[0] for dims in in_graph if dims) < len(weight)
 
 
 def test_configs_have_the_sizes_of_the_graphs(exported: Exported) -> None:
@@ -212,6 +230,19 @@ def test_checkpoints_of_other_shapes(
     assert (exported.decoder.layers, exported.decoder.heads, exported.opset) == (3, 8, 17)
     tensors, _ = read_dims((tmp_path / "new" / "florence2" / "config.pbtxt").read_text())
     assert tensors["image_features"] == (1, 97, 128)
+    # The prompt and the generated text have tables of their own here, each with the scale.
+    language = Florence2ForConditionalGeneration.from_pretrained(
+        checkpoint, dtype=torch.float32
+    ).model.language_model
+    ids = np.array([[0, 5, 399], [7, 7, language.config.vocab_size - 1]])
+    tables = embeddings(tmp_path / "new" / "florence2" / "1")
+    for table, module in zip(tables, (language.shared, language.decoder.embed_tokens), strict=True):
+        np.testing.assert_array_equal(table(ids), module(torch.from_numpy(ids)).detach())
+    assert not np.array_equal(tables[0](ids), tables[1](ids))
+    assert {file for file in exported.files if file.endswith(".npy")} == {
+        f"florence2/1/{EMBEDDING}",
+        f"florence2/1/{DECODER_EMBEDDING}",
+    }
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def random_model(seed: int) -> Any:
 )
 def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Noisy]:
     from florence2_sam2.export import florence2 as exporter
+    from florence2_sam2.export.embedding import write_embedding
     from florence2_sam2.export.graphs import write_graph
 
     torch.set_num_threads(1)
@@ -120,6 +121,7 @@ def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for graph in exporter.graphs(model, SIDE, SIDE):
         if graph.file != exporter.VISION_ENCODER:
             write_graph(graph, folder / Path(graph.file).name, opset=SPEC.opset, form="fp32")
+    write_embedding(model, folder, "fp32")
     rng = np.random.default_rng(request.param)
     jobs = []
     for length in rng.integers(3, 60, 8):

@@ -30,13 +30,9 @@ X, Y = {"x": 2}, {"y": 2}
 def model(
     nodes: list[onnx.NodeProto], inputs: dict[str, int] = X, outputs: dict[str, int] = Y, **weights: Floats
 ) -> onnx.ModelProto:
-    """Inputs and outputs are name → rank; `ids` are INT64, all others FP32."""
+    """Inputs and outputs, all FP32, are name → rank."""
     ends = {
-        name: helper.make_tensor_value_info(
-            name,
-            TensorProto.INT64 if name == "ids" else TensorProto.FLOAT,
-            [f"{name}{n}" for n in range(rank)],
-        )
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}{n}" for n in range(rank)])
         for name, rank in (inputs | outputs).items()
     }
     graph = helper.make_graph(
@@ -102,57 +98,6 @@ def test_other_gemms_stay_as_they_are() -> None:
     for settings in ({"alpha": 0.5}, {"transA": 1}):
         nodes = [helper.make_node("Gemm", ["x", "w"], ["y"], "m", **settings)]
         assert operators(to_eight_bits(model(nodes, w=drawn(64, 48)))) == ["Gemm"]
-
-
-def test_a_table_that_is_only_looked_up_keeps_its_values() -> None:
-    weights, ids = {"t": drawn(20, 64), "w": drawn(64, 48)}, np.array([[3, 0], [19, 7]])
-    nodes = [
-        helper.make_node("Gather", ["t", "ids"], ["rows"], "lookup"),
-        helper.make_node("MatMul", ["rows", "w"], ["y"], "m"),
-    ]
-    before, after = (model(nodes, {"ids": 2}, {"y": 3}, **weights) for _ in range(2))
-    after = to_eight_bits(after)
-    assert operators(after) == ["Gather", "MatMulNBits"]
-    np.testing.assert_array_equal(tensors(after)["t"], weights["t"])
-    assert error(run(after, ids=ids)[0], run(before, ids=ids)[0]) < 0.015
-
-
-def tied(rows: int, width: int) -> onnx.ModelProto:
-    """The rows of a table, looked up, and the first of them times the same table: a language model's ends."""
-    nodes = [
-        helper.make_node("Gather", ["t", "ids"], ["all"], "lookup"),
-        helper.make_node("Constant", [], ["first"], value_int=0),
-        helper.make_node("Gather", ["all", "first"], ["of_each"], "of_each", axis=1),
-        helper.make_node("Gemm", ["of_each", "t"], ["y"], "head", transB=1),
-    ]
-    return model(nodes, {"ids": 2}, {"y": 2, "all": 3}, t=drawn(rows, width))
-
-
-def test_a_tied_table_is_stored_once_and_looked_up_in_its_bytes() -> None:
-    before = tied(40, 96)
-    table, ids = tensors(before)["t"], np.array([[3, 0, 39], [17, 17, 5]])
-    right = run(before, ids=ids)
-    after = to_eight_bits(before)
-    stored = tensors(after)
-    assert sum(values.nbytes for values in stored.values()) < 0.35 * table.nbytes
-    assert "Gemm" not in operators(after)
-    found = run(after, ids=ids)
-    np.testing.assert_allclose(found[1], table[ids], atol=np.ptp(table) / 255)
-    assert error(found[1], table[ids]) > 1e-3
-    assert error(found[0], right[0]) < 0.02
-    # the values that the product multiplies with
-    parts = {name.rpartition("transposed_")[2]: values.astype(np.float32) for name, values in stored.items()}
-    rows = (parts["Q8"] - parts["zero_points"][..., None]) * parts["scales"][..., None]
-    np.testing.assert_array_equal(found[1], rows.reshape(table.shape)[ids])
-
-
-def test_a_tied_table_whose_rows_are_no_whole_blocks_is_stored_twice() -> None:
-    before = tied(40, BLOCK + 8)
-    table, ids = tensors(before)["t"], np.array([[3, 0, 39], [17, 17, 5]])
-    right = run(before, ids=ids)
-    after = to_eight_bits(before)
-    np.testing.assert_array_equal(run(after, ids=ids)[1], table[ids])
-    assert error(run(after, ids=ids)[0], right[0]) < 0.02
 
 
 def test_one_matrix_in_two_products_is_stored_once() -> None:

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from florence2_sam2.server import manifest
 from florence2_sam2.server.generation.cache import KeyValueCache
 from florence2_sam2.server.generation.decoder import DECODER, Decoder, Encoded
+from florence2_sam2.server.generation.embedding import EMBEDDING
 
 FOLDER = Path(__file__).resolve().parents[2] / "model_repository" / "florence2" / "1"
 SPEC = manifest.Florence2.read(FOLDER)
+TABLE = np.load(FOLDER / EMBEDDING).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,11 @@ def whole_sequence(
     """Logits after `tokens`, from one run of the graph without any past."""
     shape = SPEC.decoder
     feeds = {
-        "input_ids": np.array([tokens], np.int64),
+        "inputs_embeds": TABLE[[tokens]],
         "past_lengths": np.zeros(1, np.int64),
         "encoder_lengths": np.array([encoded.length], np.int64),
+        "rows": np.zeros((1, 1), np.int64),
+        "places": np.zeros(1, np.int64),
     }
     for index, array in enumerate(encoded.arrays):
         kind = ("key", "value")[index % 2]
@@ -94,6 +98,28 @@ def test_rows_of_different_age_and_prompt_share_steps(
             expected = whole_sequence(graph, *rows[checked])
             np.testing.assert_allclose(logits[checked], expected, atol=2e-4, rtol=1e-4)
     assert max(len(said) for _, said in rows.values()) > 64, "the caches should have grown"
+
+
+def test_a_row_has_the_same_bits_whatever_shares_its_prompt_and_its_step(decoder: Decoder) -> None:
+    """Alone, as one of three of its prompt, and beside another prompt that has one: as greedy and beam requests do."""
+    first, second = (decoder.encode(features(n), prompt(n)) for n in (8, 30))
+    tokens = np.random.default_rng(2).integers(4, SPEC.tokens.vocabulary - 1, (12, 2)).tolist()
+
+    def said(*rows: int) -> list[NDArray[np.float32]]:
+        """Logits of the first row at each step; rows with 0 are of the first prompt, with 1 of the second."""
+        made = [decoder.add((first, second)[rows[0]])]
+        for row in rows[1:]:
+            known = next((made[n] for n, other in enumerate(rows[: len(made)]) if other == row), None)
+            made.append(decoder.add((first, second)[row]) if known is None else decoder.fork(known))
+        logits = [decoder.step([step[row] for row in rows])[0].copy() for step in tokens]
+        decoder.remove(range(decoder.rows))
+        return logits
+
+    for own in (0, 1):
+        other = 1 - own
+        alone = said(own)
+        for company in ((own, own), (other,), (other, other, other), (own, other, own, other)):
+            np.testing.assert_array_equal(said(own, *company), alone)
 
 
 def test_rows_are_limited(decoder: Decoder) -> None:
