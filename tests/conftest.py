@@ -8,11 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Before torch is first imported: its threads wait for each other actively, and beside a server on the same cores a
 # small model then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says nothing where all tests share two cores.
+hypothesis.settings.register_profile("shared cores", deadline=None)
+hypothesis.settings.load_profile("shared cores")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -127,12 +127,12 @@ def test_it_is_served(repository: Path, reference: Any) -> None:
 
 
 class Large(torch.nn.Module):
-    """2.4 GB of weights."""
+    """2.4 GB of weights, each of which moves and halves its input: exact in whatever order a machine sums."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weights = torch.nn.ParameterList(
-            torch.nn.Parameter(torch.full((10_000, 10_000), 1e-4 * (index + 1))) for index in range(6)
+            torch.nn.Parameter(torch.eye(10_000).roll(index + 1, 1) / 2) for index in range(6)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -151,7 +151,6 @@ def test_more_than_protobuf_can_hold(tmp_path: Path) -> None:
     assert manifest.external_data(path).stat().st_size > 2**31
     assert path.stat().st_size < 2**20
     assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["model.onnx", "model.onnx.data"]
-    x = torch.full((2, 10_000), 1e-3)
-    with torch.no_grad():
-        case = Case("", {"x": x.numpy()}, {"y": graph.module(x).numpy()})
-    assert all(row.passed for row in check_graph(graph, path, [case], "fp32"))
+    x = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0))
+    case = Case("", {"x": x.numpy()}, {"y": (x.roll(21, 1) / 64).numpy()})
+    assert [row.max_abs_error for row in check_graph(graph, path, [case], "fp32")] == [0]

@@ -157,7 +157,7 @@ ordinary = st.text(
 
 
 @given(ordinary)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_ordinary_text_has_their_ids(text: str) -> None:
     assert prompts.encode(GROUNDING, text).ids.tolist() == their_prompt(GROUNDING + text)
 
@@ -167,7 +167,7 @@ def test_ordinary_text_has_their_ids(text: str) -> None:
         lambda texts: fits("<and>" * 4 + "".join(texts))
     )
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_phrases_are_joined_as_their_tokenizer_reads_it(phrases: list[str]) -> None:
     assert prompts.encode(GROUNDING, "", phrases).ids.tolist() == their_prompt(
         GROUNDING + "<and>".join(phrases)
@@ -205,7 +205,7 @@ boxes_of_a_phrase = st.lists(st.lists(bins, min_size=4, max_size=4), min_size=1,
 
 
 @given(st.lists(st.tuples(labels, boxes_of_a_phrase), max_size=4), size)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.parametrize("task", [GROUNDING, "<OD>", "<DENSE_REGION_CAPTION>"])
 def test_boxes_of_well_formed_answers(task: str, phrases: list[Any], size: tuple[int, int]) -> None:
     regions, answer = both(task, [token for phrase in phrases for token in ids_of(*phrase)], size)
@@ -214,7 +214,7 @@ def test_boxes_of_well_formed_answers(task: str, phrases: list[Any], size: tuple
 
 
 @given(boxes_of_a_phrase, size)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_region_proposals(locations: list[int], size: tuple[int, int]) -> None:
     regions, answer = both("<REGION_PROPOSAL>", ids_of([], locations), size)
     assert [list(region.box or ()) for region in regions] == answer["bboxes"]
@@ -222,7 +222,7 @@ def test_region_proposals(locations: list[int], size: tuple[int, int]) -> None:
 
 
 @given(st.lists(st.tuples(labels, boxes_of_a_phrase), max_size=3), size)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_open_vocabulary_boxes(phrases: list[Any], size: tuple[int, int]) -> None:
     ids = [token for phrase in phrases for token in ids_of(*phrase)]
     regions, answer = both("<OPEN_VOCABULARY_DETECTION>", ids, size)
@@ -231,7 +231,7 @@ def test_open_vocabulary_boxes(phrases: list[Any], size: tuple[int, int]) -> Non
 
 
 @given(st.lists(st.tuples(labels, st.lists(bins, min_size=8, max_size=8)), max_size=4), size)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_text_with_quads(phrases: list[Any], size: tuple[int, int]) -> None:
     regions, answer = both(
         "<OCR_WITH_REGION>", [token for phrase in phrases for token in ids_of(*phrase)], size
@@ -244,7 +244,7 @@ polygon = st.lists(bins, min_size=6, max_size=20).map(lambda numbers: numbers[: 
 
 
 @given(st.lists(st.lists(polygon, min_size=1, max_size=3), min_size=1, max_size=3), labels, size)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @pytest.mark.parametrize("task", ["<REFERRING_EXPRESSION_SEGMENTATION>", "<OPEN_VOCABULARY_DETECTION>"])
 def test_polygons(
     task: str, instances: list[list[list[int]]], label: list[str], size: tuple[int, int]

@@ -49,7 +49,7 @@ def run(model: onnx.ModelProto, *arrays: NDArray[np.float32]) -> NDArray[np.floa
 numbers = st.floats(1 / 128, 300, width=32) | st.floats(-300, -1 / 128, width=32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["Add", "Sub", "Mul", "Div"]), st.lists(st.tuples(numbers, numbers), min_size=1))
 @example("Mul", [(255.9, 255.9), (256.0, 256.0), (300.0, -300.0)])
 def test_each_operation_gives_float16s_result(operator: str, pairs: list[tuple[float, float]]) -> None:

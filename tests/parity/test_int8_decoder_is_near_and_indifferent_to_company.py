@@ -58,7 +58,7 @@ def test_manifest_and_file_say_so(exported: Exported, fp32: Path) -> None:
     assert not [
         n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and weights.keys() & {*n.input}
     ]
-    # embedding and head in one, and of floats only what is no matrix of a product
+    # of floats only what is no matrix of a product
     vocabulary = [t for t in weights.values() if t.dims[:1] == [read.tokens.vocabulary]]
     assert sorted(t.name.rpartition("_transposed_")[2] for t in vocabulary) == ["Q8", "scales", "zero_points"]
     # the other half of the weights is the table of positions: this checkpoint's is larger than a layer

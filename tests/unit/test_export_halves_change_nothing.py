@@ -105,7 +105,7 @@ def test_a_weight_that_a_caller_may_replace_stays(weights: np.ndarray) -> None:
     assert stored_type(model) == TensorProto.FLOAT
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(width=16, allow_nan=False), min_size=1, max_size=50))
 def test_any_float16_comes_back_bit_for_bit(values: list[float]) -> None:
     weights = np.resize(np.array(values, np.float32), (64, 48))

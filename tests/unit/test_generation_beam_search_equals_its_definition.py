@@ -127,21 +127,21 @@ models = st.builds(
 
 
 @given(models, searches)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_same_tokens_as_the_definition(model: HistoryModel, s: Settings) -> None:
     assert run(model, s).token_ids == beam_search_by_definition(model, s)
 
 
 @pytest.mark.long
 @given(models, searches)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=5000)
 def test_same_tokens_as_the_definition_long(model: HistoryModel, s: Settings) -> None:
     assert run(model, s).token_ids == beam_search_by_definition(model, s)
 
 
 @given(models, searches)
 @example(HistoryModel(0, 40, -2.0, 1.0), Settings(START, EOS, 12, no_repeat_ngram_size=1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_greedy_takes_the_best_token_of_each_step(model: HistoryModel, s: Settings) -> None:
     s = dataclasses.replace(s, num_beams=1)
     history: tuple[int, ...] = (START,)
@@ -153,7 +153,7 @@ def test_greedy_takes_the_best_token_of_each_step(model: HistoryModel, s: Settin
 
 
 @given(models, searches, st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_log_probability_is_the_sum_over_the_chosen_tokens(
     model: HistoryModel, s: Settings, beams: int
 ) -> None:

@@ -58,7 +58,7 @@ def noise(draw: st.DrawFn) -> NDArray[np.float32]:
 sides = st.integers(1, 150)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(drawn, noise()), sides, sides)
 def test_upsampling_the_crop_is_upsampling_the_whole(
     logits: NDArray[np.float32], width: int, height: int
@@ -67,7 +67,7 @@ def test_upsampling_the_crop_is_upsampling_the_whole(
 
 
 @pytest.mark.long
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(st.one_of(drawn, noise()), sides, sides)
 def test_upsampling_the_crop_is_upsampling_the_whole_long(
     logits: NDArray[np.float32], width: int, height: int
@@ -118,7 +118,7 @@ def test_a_small_object_on_a_large_picture_costs_little_memory() -> None:
 pixels = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=20))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(pixels)
 def test_cropping_loses_nothing(mask: NDArray[np.bool_]) -> None:
     crop = CroppedMask.from_full(mask)
@@ -138,7 +138,7 @@ def test_a_crop_does_not_follow_the_mask_it_was_cut_from() -> None:
     assert crop.area == 9
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(arrays(np.bool_, st.tuples(st.integers(0, 5), st.integers(1, 12), st.integers(1, 12))))
 def test_the_union_is_the_or(masks: NDArray[np.bool_]) -> None:
     _, height, width = masks.shape

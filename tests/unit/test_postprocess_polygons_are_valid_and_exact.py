@@ -136,7 +136,7 @@ def test_named_masks_stay_valid(rows: list[str], precision: float) -> None:
     check_simplified(picture(rows), precision)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks)
 def test_filling_exact_polygons_gives_the_mask_back(mask: NDArray[np.bool_]) -> None:
     check_exact(mask)
@@ -144,13 +144,13 @@ def test_filling_exact_polygons_gives_the_mask_back(mask: NDArray[np.bool_]) -> 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(masks)
 def test_filling_exact_polygons_gives_the_mask_back_long(mask: NDArray[np.bool_]) -> None:
     check_exact(mask)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks, st.sampled_from(PRECISIONS))
 def test_simplified_polygons_are_valid_and_close(mask: NDArray[np.bool_], precision: float) -> None:
     check_simplified(mask, precision)
@@ -158,7 +158,7 @@ def test_simplified_polygons_are_valid_and_close(mask: NDArray[np.bool_], precis
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(masks, st.sampled_from(PRECISIONS))
 def test_simplified_polygons_are_valid_and_close_long(mask: NDArray[np.bool_], precision: float) -> None:
     check_simplified(mask, precision)

@@ -71,14 +71,14 @@ def boxes_of_pixels(draw: st.DrawFn) -> NDArray[np.bool_]:
 masks = st.one_of(pixels, boxes_of_pixels())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(masks)
 def test_any_mask(mask: NDArray[np.bool_]) -> None:
     check(mask)
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(masks)
 def test_any_mask_long(mask: NDArray[np.bool_]) -> None:
     check(mask)

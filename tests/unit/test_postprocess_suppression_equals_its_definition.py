@@ -80,14 +80,14 @@ def scored_boxes(draw: st.DrawFn) -> tuple[list[Box], list[float]]:
     return drawn, draw(st.lists(score, min_size=len(drawn), max_size=len(drawn)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scored_boxes(), tenths)
 def test_boxes(scored: tuple[list[Box], list[float]], tenth: int) -> None:
     check_boxes(*scored, tenth)
 
 
 @pytest.mark.long
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(scored_boxes(), tenths)
 def test_boxes_long(scored: tuple[list[Box], list[float]], tenth: int) -> None:
     check_boxes(*scored, tenth)
@@ -107,7 +107,7 @@ def shuffled_boxes(draw: st.DrawFn) -> tuple[list[Box], list[float], list[int]]:
     return drawn, scores, draw(st.permutations(range(len(drawn))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(shuffled_boxes())
 def test_the_order_of_the_input_does_not_matter_without_ties(
     drawn: tuple[list[Box], list[float], list[int]],
@@ -116,7 +116,7 @@ def test_the_order_of_the_input_does_not_matter_without_ties(
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(shuffled_boxes())
 def test_the_order_of_the_input_does_not_matter_without_ties_long(
     drawn: tuple[list[Box], list[float], list[int]],
@@ -143,14 +143,14 @@ def scored_masks(draw: st.DrawFn) -> tuple[NDArray[np.bool_], list[float]]:
     return masks, draw(st.lists(score, min_size=len(masks), max_size=len(masks)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scored_masks(), tenths)
 def test_masks(scored: tuple[NDArray[np.bool_], list[float]], tenth: int) -> None:
     check_masks(*scored, tenth)
 
 
 @pytest.mark.long
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=2000)
 @given(scored_masks(), tenths)
 def test_masks_long(scored: tuple[NDArray[np.bool_], list[float]], tenth: int) -> None:
     check_masks(*scored, tenth)

@@ -21,7 +21,7 @@ def specks(draw: st.DrawFn) -> np.ndarray:
     return random.normal(draw(st.sampled_from([-2.0, -1.0, -0.3])), 1, (8, 8)).astype(np.float32)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(specks(), sides, sides)
 def test_what_is_surely_shown_has_a_pixel(logits: np.ndarray, width: int, height: int) -> None:
     if surely_shown(logits, width, height):
