@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from florence2_sam2.server.manifest import (
+    FORMAT,
     Decoder,
     Exported,
     Florence2,
@@ -96,7 +97,8 @@ def having(**values: Any) -> Any:
     [
         without("tokens"),
         without("format"),
-        having(format=2),
+        having(format=FORMAT - 1),
+        having(format=FORMAT + 1),
         having(kind="Sam2"),
         having(surprise=1),
         having(image={"height": 3}),
