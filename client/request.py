@@ -54,6 +54,9 @@ class Settings(TypedDict, total=False):
     """Coordinates, those of `boxes` too, as fractions of width and height."""
     tiles: int | None
     """Look again on n×n overlapping tiles: for small objects on large pictures."""
+    reduced_decode: bool | None
+    """Decode a large JPEG at 1/2, 1/4 or 1/8 of its size, never below what the models resize it to: faster, and masks
+    change a little."""
     priority: Literal["interactive", "bulk"] | None
     """`bulk` lets interactive requests pass."""
 

@@ -68,7 +68,8 @@ class Segmenter:
             timeout: seconds for this call, None for no limit; the client's when it is not given.
             settings: `caption`, `area_threshold`, `confidence_threshold`, `nms_threshold`,
                 `polygon_precision`, `output_mask`, `formats`, `view`, `nms`, `task`, `phrases`, `boxes`,
-                `num_beams`, `max_new_tokens`, `invert_mask`, `normalized`, `tiles`, `priority`.
+                `num_beams`, `max_new_tokens`, `invert_mask`, `normalized`,
+                `tiles`, `reduced_decode`, `priority`.
 
         Raises:
             SegmenterError: see `florence2_sam2.client.errors` for the kinds.

@@ -60,6 +60,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = (5, 6, 7, 8)  # width and height change places
 
 
 def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDArray[np.uint8]:
@@ -81,7 +82,24 @@ def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDA
         InvalidRequest: empty, too large, of another format, damaged, cut off, or of samples that 8 bits
             cannot show.
     """
+    return _decode(data, settings, field, None)[0]
 
+
+def decode_reduced(
+    data: bytes, settings: Settings, field: str, at_least: tuple[int, int]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """As `decode_picture`, but a JPEG is decoded at 1/2, 1/4 or 1/8 of its size: the smallest that has `at_least` that
+    width and height. libjpeg leaves out what the smaller picture does not need.
+
+    Returns:
+        The pixels, and the picture's size, width and height, which they may have a part of.
+    """
+    return _decode(data, settings, field, at_least)
+
+
+def _decode(
+    data: bytes, settings: Settings, field: str, at_least: tuple[int, int] | None
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     def check(width: int, height: int) -> None:
         if width < 1 or height < 1:
             raise InvalidRequest(field, f"the picture has no pixels: its header says {width}×{height}")
@@ -108,6 +126,9 @@ def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDA
         with _PLUGINS[picture.format](io.BytesIO(picture.data)) as image:
             if image.size != (picture.width, picture.height):
                 raise ValueError("header and decoder disagree on the size")
+            turned = picture.orientation in _TURNED
+            if at_least is not None and picture.format == "JPEG":
+                image.draft(None, at_least[::-1] if turned else at_least)
             image.load()
             if picture.format == "PNG" and _may_lack_rows(image) and not png.has_all_rows(picture.data):
                 raise ValueError("pixel data ends early")
@@ -119,7 +140,8 @@ def decode_picture(data: bytes, settings: Settings, field: str = "image") -> NDA
             field,
             f"the picture is a {picture.format} that is damaged or cut off: its pixels cannot be decoded",
         ) from None
-    return np.asarray(rgb)
+    size = (picture.height, picture.width) if turned else (picture.width, picture.height)
+    return np.asarray(rgb), size
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

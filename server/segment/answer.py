@@ -13,7 +13,7 @@ from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, mask_to
 from florence2_sam2.server.inputs.pictures import data_url, encode_png_mask
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.formats import coco_document, geojson_document, preview_png
-from florence2_sam2.server.segment.models import Floats, Pixels
+from florence2_sam2.server.segment.models import Floats, Picture
 from florence2_sam2.server.segment.pipeline import Outcome
 from florence2_sam2.server.segment.request import SegmentRequest
 
@@ -34,14 +34,14 @@ class Answer:
 def build_answer(
     outcome: Outcome,
     request: SegmentRequest,
-    picture: Pixels,
+    picture: Picture,
     identities: dict[str, Json],
     mask_url: Callable[[bytes], tuple[str, str | None]],
 ) -> Answer:
     """Write the answer.
 
     Args:
-        picture: uint8 [H,W,3], for the preview.
+        picture: for the preview.
         identities: what the answer says of each model.
         mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
     """
@@ -79,7 +79,7 @@ def build_answer(
     if "geojson" in options.formats:
         result["geojson"] = geojson_document(kept, polygons, frame.points)
     if "preview" in options.formats:
-        result["preview"] = data_url(preview_png(picture, kept))
+        result["preview"] = data_url(preview_png(picture.full(), kept))
     outcome.timings_ms["postprocess"] += (time.perf_counter() - began) * 1e3
     result |= {
         "parameters": request.parameters(),

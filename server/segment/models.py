@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -15,27 +16,38 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright picture. Pictures of the same digest have the same pixels."""
+    """An upright picture. Pictures of the same digest have the same pixels.
+
+    `size` is its width and height, in whose pixels all coordinates are. `pixels` has fewer where the file was decoded
+    at a reduced size.
+    """
 
     pixels: Pixels
     digest: bytes
+    size: tuple[int, int]
 
     @classmethod
-    def of(cls, pixels: Pixels, encoded: bytes) -> Picture:
-        """The picture that those bytes of a file were decoded to."""
-        return cls(pixels, hashlib.blake2b(encoded, digest_size=32).digest())
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        height, width = self.pixels.shape[:2]
-        return width, height
+    def of(cls, pixels: Pixels, encoded: bytes, size: tuple[int, int] | None = None) -> Picture:
+        """The picture of that size (default: that of `pixels`) that those bytes of a file were decoded to."""
+        height, width = pixels.shape[:2]
+        digest = hashlib.blake2b(encoded, digest_size=32, person=f"{width}x{height}".encode()[:16]).digest()
+        return cls(pixels, digest, size or (width, height))
 
     def window(self, box: tuple[int, int, int, int]) -> Picture:
         """The part between x1, y1 and x2, y2, in pixels."""
         x1, y1, x2, y2 = box
         digest = hashlib.blake2b(self.digest + repr(box).encode(), digest_size=32).digest()
-        return Picture(np.ascontiguousarray(self.pixels[y1:y2, x1:x2]), digest)
+        height, width = self.pixels.shape[:2]
+        columns = slice(x1 * width // self.size[0], -(-x2 * width // self.size[0]))
+        rows = slice(y1 * height // self.size[1], -(-y2 * height // self.size[1]))
+        return Picture(np.ascontiguousarray(self.pixels[rows, columns]), digest, (x2 - x1, y2 - y1))
+
+    def full(self) -> Pixels:
+        """Pixels uint8 [H,W,3] of the picture's size, enlarged if it was decoded at a reduced one."""
+        width, height = self.size
+        if self.pixels.shape[:2] == (height, width):
+            return self.pixels
+        return cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,7 @@ class Models(Protocol):
     """One call a method; each may run beside others. Pixel arrays are never kept after the call returns."""
 
     identities: dict[str, dict[str, Any]]
+    input_size: tuple[int, int]  # the largest width and height that an encoder resizes a picture to
 
     async def image_features(self, picture: Pixels) -> Floats:
         """Florence-2's features of a picture, FP32 [1,T,D]."""

@@ -30,7 +30,8 @@ class Options:
     """What the `options` JSON object may say; the field names are its keys.
 
     `boxes` are xyxy in pixels of the upright picture, or 0..1 when `normalized` is set. `tiles` n > 1: phrases are
-    also grounded on n×n overlapping tiles, for small objects on large pictures.
+    also grounded on n×n overlapping tiles, for small objects on large pictures. With `reduced_decode` a large JPEG is
+    decoded at 1/2, 1/4 or 1/8 of its size, which is never less than what the models resize it to.
     """
 
     formats: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Options:
     invert_mask: bool = False
     normalized: bool = False
     tiles: int = 1
+    reduced_decode: bool = False
     priority: str = "interactive"
 
 
@@ -277,5 +279,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "invert_mask": _flag,
     "normalized": _flag,
     "tiles": _whole(1, MAX_TILES),
+    "reduced_decode": _flag,
     "priority": _choice(*PRIORITIES),
 }

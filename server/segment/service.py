@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from florence2_sam2.server.inputs.data_url import decode_data_url
 from florence2_sam2.server.inputs.fetch import fetch_image
-from florence2_sam2.server.inputs.pictures import data_url, decode_picture
+from florence2_sam2.server.inputs.pictures import data_url, decode_picture, decode_reduced
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
 from florence2_sam2.server.segment.answer import Answer, build_answer
@@ -55,12 +55,12 @@ class SegmentService:
             pictures: list[Picture] = []
 
             def load() -> Picture:
-                pictures.append(_load(request, self._settings))
+                pictures.append(_load(request, self._settings, self._models.input_size))
                 return pictures[0]
 
             outcome = await self._pipeline(request, load, cancelled)
             build = functools.partial(
-                build_answer, outcome, request, pictures[0].pixels, self._models.identities, self._mask_url
+                build_answer, outcome, request, pictures[0], self._models.identities, self._mask_url
             )
             answer = await self._run(build)
             self._count(outcome)
@@ -90,13 +90,17 @@ class SegmentService:
             return data_url(png), f"mask_url: {error}; the mask is in the answer itself"
 
 
-def _load(request: SegmentRequest, settings: Settings) -> Picture:
+def _load(request: SegmentRequest, settings: Settings, input_size: tuple[int, int]) -> Picture:
     """The picture, from the bytes or from where the URL points."""
+    field, url = "image", request.image_url or ""
     if request.image is not None:
-        return Picture.of(decode_picture(request.image, settings, "image"), request.image)
-    url = request.image_url or ""
-    if url[:5].lower() == "data:":
-        data = decode_data_url(url, settings)
+        data = request.image
     else:
-        data = fetch_image(url, settings)
-    return Picture.of(decode_picture(data, settings, "image_url"), data)
+        field = "image_url"
+        is_data = url[:5].lower() == "data:"
+        data = decode_data_url(url, settings) if is_data else fetch_image(url, settings)
+    if not request.options.reduced_decode:
+        return Picture.of(decode_picture(data, settings, field), data)
+    tiles = request.options.tiles  # each of which is resized to the models' size
+    pixels, size = decode_reduced(data, settings, field, (tiles * input_size[0], tiles * input_size[1]))
+    return Picture.of(pixels, data, size)

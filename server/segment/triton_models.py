@@ -41,6 +41,8 @@ class TritonModels:
             "florence2": dict(self._florence2.identity()),
             "sam2": dict(self._sam2.identity()),
         }
+        images = self._florence2.image, self._sam2.image
+        self.input_size = max(image.width for image in images), max(image.height for image in images)
 
     async def image_features(self, picture: Pixels) -> Floats:
         pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)

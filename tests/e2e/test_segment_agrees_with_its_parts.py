@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import infer
-from drawn import SCENE, segment
+from drawn import SCENE, iou, segment
+from PIL import Image
 
 from florence2_sam2.client import Segmentation
 from florence2_sam2.server.launch.embedded import EmbeddedServer
@@ -67,6 +69,23 @@ def test_a_caption_beyond_the_models_positions_is_cut_with_a_warning(server: Emb
     assert len(long.encode()) < Settings().max_caption_bytes
     result = segment(server, PICTURE, caption=long, max_new_tokens=40)
     assert any("cut" in warning for warning in result.warnings)
+
+
+def test_a_large_jpeg_decoded_at_a_reduced_size_gives_the_same_objects(server: EmbeddedServer) -> None:
+    """What it changes is a little of each mask's edge: coordinates are those of the whole picture all the same."""
+    file = io.BytesIO()
+    large = Image.open(io.BytesIO(PICTURE)).resize((4 * WIDTH, 4 * HEIGHT), Image.Resampling.BICUBIC)
+    large.save(file, "JPEG", quality=95)
+    whole = segment(server, file.getvalue())
+    reduced = segment(server, file.getvalue(), formats=["preview"], reduced_decode=True)
+    assert len(whole.objects) > 2
+    assert [thing.label for thing in reduced.objects] == [thing.label for thing in whole.objects]
+    assert (reduced.width, reduced.height) == large.size
+    assert min(iou(*masks) for masks in zip(reduced.masks(), whole.masks(), strict=True)) > 0.95
+    assert reduced.objects != whole.objects  # or nothing was reduced
+    # A PNG is never reduced, and neither is what has no more pixels than the models take.
+    for picture in (SCENE, PICTURE):
+        assert segment(server, picture, reduced_decode=True).objects == segment(server, picture).objects
 
 
 def test_tiles_look_closer(server: EmbeddedServer) -> None:

@@ -69,6 +69,7 @@ def test_a_caption_is_utf8() -> None:
         ("invert_mask", False, False),
         ("normalized", True, True),
         ("tiles", 2, 2),
+        ("reduced_decode", True, True),
         ("priority", "bulk", "bulk"),
     ],
 )

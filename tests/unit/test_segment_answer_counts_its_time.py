@@ -7,6 +7,7 @@ import numpy as np
 from florence2_sam2.postprocess import CroppedMask
 from florence2_sam2.server.segment.answer import build_answer
 from florence2_sam2.server.segment.candidates import Candidate
+from florence2_sam2.server.segment.models import Picture
 from florence2_sam2.server.segment.pipeline import Outcome
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
@@ -19,7 +20,7 @@ def answer(side: int) -> dict:
         side, side, "", "none", [Candidate("dots", (0, 0, side, side), 1.0, 0.9, mask=mask)], []
     )
     request = parse_request({"image": b"x"}, Settings())
-    picture = np.zeros((side, side, 3), np.uint8)
+    picture = Picture.of(np.zeros((side, side, 3), np.uint8), b"x")
     return build_answer(outcome, request, picture, {}, lambda png: ("", None)).result
 
 

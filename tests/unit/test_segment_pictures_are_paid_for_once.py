@@ -115,6 +115,14 @@ def test_another_picture_shares_nothing() -> None:
     assert ask(other)[0] == FIRST
 
 
+def test_a_picture_decoded_at_a_reduced_size_is_another_one() -> None:
+    ask = Asked()
+    ask()
+    reduced = Picture.of(PICTURE.pixels[::2, ::2], b"x", PICTURE.size)
+    assert ask(reduced)[0] == FIRST
+    assert ask(PICTURE)[0] == []
+
+
 def test_windows_of_a_picture_are_pictures_of_their_own() -> None:
     whole = Picture.of(np.arange(300, dtype=np.uint8).reshape(10, 10, 3), b"x")
     left, right = whole.window((0, 0, 5, 10)), whole.window((5, 0, 10, 10))

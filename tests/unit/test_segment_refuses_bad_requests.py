@@ -74,6 +74,7 @@ def test_defaults() -> None:
         ({"image": b"x", "options": b'{"num_beams": true}'}, "options.num_beams", "not a boolean"),
         ({"image": b"x", "options": b'{"max_new_tokens": 1.5}'}, "options.max_new_tokens", "not a number"),
         ({"image": b"x", "options": b'{"invert_mask": 1}'}, "options.invert_mask", "true or false"),
+        ({"image": b"x", "options": b'{"reduced_decode": 1}'}, "options.reduced_decode", "true or false"),
         ({"image": b"x", "options": b'{"tiles": 9}'}, "options.tiles", "from 1 to 4"),
         ({"image": b"x", "options": b'{"priority": "high"}'}, "options.priority", "interactive, bulk"),
         (

@@ -15,6 +15,7 @@ from bench.speed.results import Result, Row, Table
 
 BOXES = (1, 3, 10, 30, 100, 300)
 MEGAPIXELS = (0.3, 1, 3, 12, 50)
+REDUCED = (3, 12, 50)
 WORDS = (4, 16, 64, 90, 160)
 CALLERS = (1, 2, 4, 8, 16)
 SIDE = 0.12  # of the boxes, as a share of width and height
@@ -31,6 +32,8 @@ def run(bench: Bench) -> Result:
         result.raw[what] = points
         result.tables.append(_table(what, points))
         bench.say(f"{what}: " + ", ".join(f"{point['x']:g}: {point['seconds']:.3f} s" for point in points))
+    result.raw["reduced decode"] = points = reduced(bench)
+    result.tables.append(_reduced_table(points))
     points = callers(bench)
     result.raw["callers"] = points
     result.tables.append(_callers_table(points))
@@ -48,7 +51,7 @@ def run(bench: Bench) -> Result:
                 "×",
             )
             for what, (first, *_, last) in result.raw.items()
-            if what != "callers"
+            if what not in ("callers", "reduced decode")
         ),
     ]
     return result
@@ -73,6 +76,29 @@ def megapixels(bench: Bench) -> list[dict[str, Any]]:
     """A whole request about larger pictures."""
     sizes = MEGAPIXELS if not bench.choices.quick else MEGAPIXELS[:2]
     return _sweep(bench, sizes, lambda _, picture: bench.segment(picture, num_beams=1), pictures.size_of)
+
+
+def reduced(bench: Bench) -> list[dict[str, Any]]:
+    """Large JPEGs decoded in full and with `reduced_decode`: the time of that stage, and what it does to the masks."""
+    points = []
+    for value in REDUCED if not bench.choices.quick else REDUCED[:1]:
+        rows = []
+        for number in range(1 + bench.times(4, 2, 1)):
+            picture = pictures.picture(FIRST + number, *pictures.size_of(value))
+            answers = [
+                bench.segment(picture, num_beams=1, reduced_decode=asked, output_mask=True)[1]
+                for asked in (False, True)
+            ]
+            one, other = (answer.mask() for answer in answers)
+            rows.append(
+                {
+                    "decode_ms": [answer.timings_ms["decode"] for answer in answers],
+                    "objects": [len(answer.objects) for answer in answers],
+                    "iou": float((one & other).sum() / max((one | other).sum(), 1)),
+                }
+            )
+        points.append({"x": value, "pictures": rows[1:]})  # the first one warms up
+    return points
 
 
 def words(bench: Bench) -> list[dict[str, Any]]:
@@ -145,6 +171,34 @@ def _table(what: str, points: Sequence[dict[str, Any]]) -> Table:
         for point in points
     ]
     return Table(f"Cost against {what}", [what, "ms", "against the first", *shown], rows)
+
+
+def _reduced_table(points: Sequence[dict[str, Any]]) -> Table:
+    rows = []
+    for point in points:
+        taken = point["pictures"]
+        full, less = (Spread.of([row["decode_ms"][side] for row in taken]).median for side in (0, 1))
+        rows.append(
+            [
+                f"{point['x']:g}",
+                f"{full:.0f}",
+                f"{less:.0f}",
+                f"{full / less:.1f}",
+                f"{np.mean([row['iou'] for row in taken]):.4f}",
+                f"{min(row['iou'] for row in taken):.4f}",
+                f"{sum(row['objects'][0] for row in taken)} / {sum(row['objects'][1] for row in taken)}",
+            ]
+        )
+    head = [
+        "megapixels",
+        "decode, ms",
+        "reduced, ms",
+        "ratio",
+        "mean IoU of the masks",
+        "smallest",
+        "objects",
+    ]
+    return Table("`reduced_decode` beside a full decode of the same JPEGs", head, rows)
 
 
 def _callers_table(points: Sequence[dict[str, Any]]) -> Table:
