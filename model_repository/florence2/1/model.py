@@ -14,6 +14,7 @@ from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import parse_options
 from florence2_sam2.server.inputs.pictures import decode_picture
 from florence2_sam2.server.preprocess import to_pixel_values
+from florence2_sam2.server.priority import give_way
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.triton import bls, tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
@@ -23,6 +24,7 @@ class TritonPythonModel(AsyncModel):
     async def start(self):
         self.settings = Settings.from_environment()
         self.spec = manifest.Florence2.read(self.folder)
+        give_way(self.settings.decoder_niceness)
         self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
 
     def measure(self):
