@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 import time
@@ -122,23 +123,19 @@ class Components:
         """Of one run of each. A step's is that of the mean past: it grows evenly with the past."""
         return [count(part.path, part.feeds) for part in self.components]
 
-    def seconds(self, repeats: int) -> list[list[float]]:
-        """Of one run of each component, one value a repeat. A decoder's is the mean of all steps of a text, on the
-        server's own caches."""
-        decoder = Decoder(self._folder, self._spec, max_rows=1)
+    def once(self) -> list[float]:
+        """Seconds of one run of each component, whose sessions stay loaded. A decoder's is the mean of all steps of a
+        text, on the server's own caches."""
         measured = []
         for part in self.components:
             if part.path.name == DECODER:
                 prompt = self._caption_prompt if "caption" in part.name else self._grounding_prompt
-                measured.append([self._decode(decoder, prompt, part.runs) for _ in range(repeats + 1)][1:])
+                measured.append(self._decode(prompt, part.runs))
                 continue
-            session = open_session(part.path)
-            times = []
-            for _ in range(repeats + 1):
-                start = time.perf_counter()
-                session.run(None, part.feeds)
-                times.append(time.perf_counter() - start)
-            measured.append(times[1:])  # the first one warms up
+            session = self._session(part.path)
+            start = time.perf_counter()
+            session.run(None, part.feeds)
+            measured.append(time.perf_counter() - start)
         return measured
 
     def nodes(self, index: int, repeats: int) -> tuple[float, list[Node]]:
@@ -151,6 +148,14 @@ class Components:
             session.run(None, part.feeds)
             times.append(time.perf_counter() - start)
         return float(np.median(times[1:])), profiled(part.path, part.feeds, repeats)
+
+    @functools.cache  # noqa: B019 - there is one object, and it lives as long as its process
+    def _session(self, path: Path) -> Any:
+        return open_session(path)
+
+    @functools.cache  # noqa: B019
+    def _decoder(self) -> Decoder:
+        return Decoder(self._folder, self._spec, max_rows=1)
 
     def _leaf(self, model: str) -> Path:
         return manifest.version_folder(self._repository, model) / "model.onnx"
@@ -197,8 +202,9 @@ class Components:
             **cross,
         }
 
-    def _decode(self, decoder: Decoder, prompt: np.ndarray, tokens: int) -> float:
+    def _decode(self, prompt: np.ndarray, tokens: int) -> float:
         """Mean seconds of a step of a text."""
+        decoder = self._decoder()
         row = decoder.add(decoder.encode(self._features[0], prompt))
         token, spent = self._spec.tokens.decoder_start, 0.0
         for _ in range(tokens):

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.speed.machine import cores, last_cache_bytes
 
-SIDES = (1024, 2048, 3072)  # of square matrices; small ones fit the caches better, large ones the threads
+SIDES = (1024, 2048)  # of square matrices: one fits the caches, the other keeps the threads busy
 LEAST_BYTES = 2**30  # of what is read: far more than any cache
 CACHES = 8  # and this many times the largest cache
 

@@ -71,17 +71,11 @@ def _sides(raw: dict[str, Any]) -> Any:
 
 
 def _roofline(raw: dict[str, Any]) -> Any:
-    before, after = raw["peaks"]["before"], raw["peaks"]["after"]
-    flops = max(*before[0].values(), *after[0].values())
-    bandwidth = max(*before[1].values(), *after[1].values())
     parts = raw["components"]
     figure, ((axes,),) = _figure(height=0.8 + 0.35 * len(parts))
     names = [part["name"] for part in parts]
-    measured = [1e3 * part["runs"] * part["seconds"]["median"] for part in parts]
-    limits = [
-        1e3 * part["runs"] * max(part["work"]["flops"] / flops, part["work"]["bytes"] / bandwidth)
-        for part in parts
-    ]
+    measured = [1e3 * part["seconds"]["median"] for part in parts]
+    limits = [1e3 * part["limit"] for part in parts]
     axes.barh(names, measured, color="tab:blue", label="measured")
     axes.barh(names, limits, color="tab:orange", height=0.4, label="roofline")
     axes.invert_yaxis()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 from bench.speed.bench import Bench
 from bench.speed.components import Components
 from bench.speed.figures import Spread
@@ -13,6 +15,8 @@ from bench.speed.worker import SERVERS_THREADS, Worker
 BEAMS = 1
 LEAST = 0.80
 FIRST = 50_000
+Peak = tuple[dict[str, float], dict[str, float]]  # FLOP/s and bytes/s of each way to find them
+_BLANK = ("", "", "", "")
 ALL_THREADS = {"OMP_NUM_THREADS": None, "MKL_NUM_THREADS": None, "OPENBLAS_NUM_THREADS": None}
 
 
@@ -20,100 +24,109 @@ def run(bench: Bench) -> Result:
     subject = bench.subject
     picture = bench.pictures(1, FIRST)[0]
     bench.stop_reference()
-    repeats = bench.times(9, 4, 1)
     bench.server(memory_bytes=0)
     bench.segment(picture, num_beams=BEAMS)
-    with Worker(
-        Components, subject.repository, picture, subject.tokens is not None, environment=SERVERS_THREADS
-    ) as worker:
-        before = peaks(bench)
-        names = worker.call("names")
-        seconds = [Spread.of(times) for times in worker.call("seconds", repeats)]
-        whole = Spread.of([bench.segment(picture, num_beams=BEAMS)[0] for _ in range(repeats)])
-        work: list[Work] = worker.call("work")
-        after = peaks(bench)
-    flops = max(*before[0].values(), *after[0].values())
-    bandwidth = max(*before[1].values(), *after[1].values())
-    lines, limits, parts = [], [], []
-    for (name, runs), one, spread in zip(names, work, seconds, strict=True):
-        limit = one.limit_seconds(flops, bandwidth)
-        limits.append(limit * runs)
-        parts.append(spread.median * runs)
-        by = "arithmetic" if one.flops / flops >= one.bytes / bandwidth else "memory"
-        lines.append(
-            [
-                name,
-                str(runs),
-                f"{one.flops / 1e9:.2f}",
-                f"{one.bytes / 1e6:.1f}",
-                by,
-                f"{1e3 * limit * runs:.1f}",
-                f"{1e3 * spread.median * runs:.1f}",
-                f"{limit / spread.median:.2f}",
-            ]
+    fixed = subject.tokens is not None
+    with (
+        Worker(Components, subject.repository, picture, fixed, environment=SERVERS_THREADS) as worker,
+        Worker(Peaks, environment=ALL_THREADS) as machine,
+    ):
+        names, work = worker.call("names"), worker.call("work")
+        worker.call("once")  # warms up
+        rounds: list[Round] = []
+        found = peaks(bench, machine)
+        for _ in range(bench.times(9, 6, 1)):
+            once, whole = worker.call("once"), bench.segment(picture, num_beams=BEAMS)[0]
+            before, found = found, peaks(bench, machine)
+            rounds.append(Round.of([runs for _, runs in names], work, once, whole, [before, found]))
+    lines, parts = [], []
+    for at, ((name, runs), one) in enumerate(zip(names, work, strict=True)):
+        limit = Spread.of([each.limits[at] for each in rounds]).median
+        seconds = Spread.of([each.seconds[at] for each in rounds])
+        share = Spread.of([each.limits[at] / each.seconds[at] for each in rounds]).median
+        arithmetic = [one.flops / each.flops >= one.bytes / each.bandwidth for each in rounds]
+        by = "arithmetic" if 2 * sum(arithmetic) > len(rounds) else "memory"
+        counted = [str(runs), f"{one.flops / 1e9:.2f}", f"{one.bytes / 1e6:.1f}", by]
+        lines.append([name, *counted, *_milliseconds(limit, seconds.median), f"{share:.2f}"])
+        parts.append(
+            {"name": name, "runs": runs, "work": vars(one), "limit": limit, "seconds": vars(seconds)}
         )
-    total, measured = sum(limits), sum(parts)
-    rest = whole.median - measured
+    total = Spread.of([sum(each.limits) for each in rounds]).median
+    measured = Spread.of([sum(each.seconds) for each in rounds]).median
+    whole = Spread.of([each.whole for each in rounds]).median
+    alone = Spread.of([sum(each.limits) / sum(each.seconds) for each in rounds])
+    served = Spread.of([sum(each.limits) / each.whole for each in rounds])
     lines += [
-        [
-            "all components",
-            "",
-            "",
-            "",
-            "",
-            f"{1e3 * total:.1f}",
-            f"{1e3 * measured:.1f}",
-            f"{total / measured:.2f}",
-        ],
-        ["everything else", "", "", "", "", "0", f"{1e3 * rest:.1f}", ""],
-        [
-            "the request as served",
-            "",
-            "",
-            "",
-            "",
-            f"{1e3 * total:.1f}",
-            f"{1e3 * whole.median:.1f}",
-            f"{total / whole.median:.2f}",
-        ],
+        ["all components", *_BLANK, *_milliseconds(total, measured), f"{alone.median:.2f}"],
+        ["everything else", *_BLANK, *_milliseconds(0, whole - measured), ""],
+        ["the request as served", *_BLANK, *_milliseconds(total, whole), f"{served.median:.2f}"],
     ]
     target = LEAST if subject.is_full else None
     rows = [
         Row(
             "whole request as served, roofline to measured time",
-            total / whole.median,
+            served.median,
             "share",
             target,
             False,
-            total / whole.high,
-            total / whole.low,
+            served.low,
+            served.high,
         ),
-        Row("  its components alone", total / measured, "share"),
+        Row("  its components alone", alone.median, "share", low=alone.low, high=alone.high),
     ]
     note = (
-        f"Limits: {flops / 1e9:.0f} GFLOP/s ({_shown(before[0], after[0], 1e9)}), {bandwidth / 1e9:.1f} GB/s "
-        f"({_shown(before[1], after[1], 1e9)}). Counted are products of matrices and convolutions, and bytes of"
-        " weights, inputs and outputs, each once. One greedy request; everything else is the picture's decoding and"
-        " resizing, search, filters, masks at full size and transport."
+        f"{len(rounds)} rounds, each of: the machine's limits, every component, the request, the limits again. Its"
+        " limits are the better of the two, and shares are medians over rounds: a shared host's speed changes"
+        f" within minutes. {_range('GFLOP/s', [each.flops / 1e9 for each in rounds])},"
+        f" {_range('GB/s', [each.bandwidth / 1e9 for each in rounds])}. Counted are products of matrices and"
+        " convolutions, and bytes of weights, inputs and outputs, each once. One greedy request; everything else is the"
+        " picture's decoding and resizing, search, filters, masks at full size and transport."
     )
     head = ["component", "runs", "GFLOP a run", "MB a run", "limit", "roofline, ms", "measured, ms", "share"]
-    raw = {
-        "peaks": {"before": before, "after": after},
-        "components": [
-            {"name": name, "runs": runs, "work": vars(one), "seconds": vars(spread)}
-            for (name, runs), one, spread in zip(names, work, seconds, strict=True)
-        ],
-        "whole": vars(whole),
-    }
+    raw = {"rounds": [asdict(each) for each in rounds], "components": parts}
     return Result(rows, [Table("Roofline", head, lines, note)], raw)
 
 
-def peaks(bench: Bench) -> tuple[dict[str, float], dict[str, float]]:
-    """FLOP/s and bytes/s of each way, in a process of its own so that its gigabyte goes with it."""
-    sides, least, seconds = (SIDES, LEAST_BYTES, 1.0) if not bench.choices.quick else ((512,), 2**27, 0.1)
-    with Worker(Peaks, environment=ALL_THREADS) as worker:
-        return worker.call("sgemm", sides, seconds), worker.call("bandwidth", least, seconds)
+@dataclass(frozen=True)
+class Round:
+    """Seconds that each component of one request took, all its runs, and would take at the machine's limits then.
+
+    `peaks`: what each way of finding the limits gave, before and after.
+    """
+
+    seconds: list[float]
+    limits: list[float]
+    whole: float
+    flops: float
+    bandwidth: float
+    peaks: list[Peak]
+
+    @classmethod
+    def of(
+        cls, runs: list[int], work: list[Work], once: list[float], whole: float, peaks: list[Peak]
+    ) -> Round:
+        """`once`: seconds of one run of each component."""
+        flops, bandwidth = (max(max(one[side].values()) for one in peaks) for side in (0, 1))
+        limits = [one.limit_seconds(flops, bandwidth) for one in work]
+        return cls(
+            [count * seconds for count, seconds in zip(runs, once, strict=True)],
+            [count * seconds for count, seconds in zip(runs, limits, strict=True)],
+            whole,
+            flops,
+            bandwidth,
+            peaks,
+        )
 
 
-def _shown(before: dict[str, float], after: dict[str, float], unit: float) -> str:
-    return ", ".join(f"{name} {max(value, after[name]) / unit:.1f}" for name, value in before.items())
+def peaks(bench: Bench, machine: Worker) -> Peak:
+    """What each way reaches now."""
+    sides, least, seconds = (SIDES, LEAST_BYTES, 0.5) if not bench.choices.quick else ((512,), 2**27, 0.1)
+    return machine.call("sgemm", sides, seconds), machine.call("bandwidth", least, seconds)
+
+
+def _milliseconds(limit: float, measured: float) -> tuple[str, str]:
+    return f"{1e3 * limit:.1f}" if limit else "0", f"{1e3 * measured:.1f}"
+
+
+def _range(unit: str, values: list[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f} {unit}"
