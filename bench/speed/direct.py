@@ -32,6 +32,7 @@ from florence2_sam2.server.segment.models import (
     Pixels,
     Region,
     Sam2Features,
+    largest,
 )
 from florence2_sam2.server.segment.pipeline import Run
 from florence2_sam2.server.segment.service import SegmentService
@@ -52,6 +53,7 @@ class DirectModels:
             "florence2": dict(self._spec.identity()),
             "sam2": dict(self._sam2.identity()),
         }
+        self.input_size = largest(self._spec.image, self._sam2.image)
         self._sessions = {
             name: open_session(manifest.version_folder(repository, name) / "model.onnx")
             for name in ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")

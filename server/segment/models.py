@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from florence2_sam2.server.manifest import ImageSpec
+
 Pixels = npt.NDArray[np.uint8]  # [H,W,3] RGB, upright
 Floats = npt.NDArray[np.float32]
 
@@ -88,6 +90,11 @@ class Sam2Features:
 
     def arrays(self) -> tuple[Floats, Floats, Floats]:
         return self.image_embeddings, self.high_res_features_0, self.high_res_features_1
+
+
+def largest(*images: ImageSpec) -> tuple[int, int]:
+    """The largest width and the largest height among sizes that pictures are resized to."""
+    return max(image.width for image in images), max(image.height for image in images)
 
 
 class Models(Protocol):

@@ -17,6 +17,7 @@ from florence2_sam2.server.segment.models import (
     Pixels,
     Region,
     Sam2Features,
+    largest,
 )
 from florence2_sam2.server.segment.pipeline import Run
 from florence2_sam2.server.triton import bls
@@ -41,8 +42,7 @@ class TritonModels:
             "florence2": dict(self._florence2.identity()),
             "sam2": dict(self._sam2.identity()),
         }
-        images = self._florence2.image, self._sam2.image
-        self.input_size = max(image.width for image in images), max(image.height for image in images)
+        self.input_size = largest(self._florence2.image, self._sam2.image)
 
     async def image_features(self, picture: Pixels) -> Floats:
         pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)
