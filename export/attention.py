@@ -86,7 +86,9 @@ AttentionInterface.register(NAME, _forward)
 @contextmanager
 def fused(module: nn.Module) -> Iterator[None]:
     """While it lasts, transformers' attention layers in `module` are exported as one operator each."""
-    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    configs: dict[int, Any] = {
+        id(part.config): part.config for part in module.modules() if hasattr(part, "config")
+    }
     before = [(config, config._attn_implementation) for config in configs.values()]
     for config in configs.values():
         config._attn_implementation = NAME

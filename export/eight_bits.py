@@ -80,6 +80,6 @@ def _gemms_to_matmuls(model: onnx.ModelProto) -> None:
             nodes.append(helper.make_node("Add", [product, *bias], node.output, f"{node.name}/Add"))
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    for field, values in ((graph.node, nodes), (graph.initializer, kept)):
-        del field[:]
-        field.extend(values)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)

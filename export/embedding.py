@@ -23,9 +23,10 @@ def write_embedding(
     """Write the rows [vocabulary, D] as `.npy`, as float16 where that holds them exactly or `precision` asks for it,
     else as float32. One file, and a second one for a decoder whose table is not the text encoder's."""
     language: Any = model.model.language_model
-    tables = {EMBEDDING: _rows(language.shared), DECODER_EMBEDDING: _rows(language.decoder.embed_tokens)}
-    if np.array_equal(*tables.values()):
-        del tables[DECODER_EMBEDDING]
+    prompt, own = _rows(language.shared), _rows(language.decoder.embed_tokens)
+    tables = (
+        {EMBEDDING: prompt} if np.array_equal(prompt, own) else {EMBEDDING: prompt, DECODER_EMBEDDING: own}
+    )
     for name in (EMBEDDING, DECODER_EMBEDDING):
         (folder / name).unlink(missing_ok=True)  # never written over: it may be a link
     for name, rows in tables.items():
@@ -40,4 +41,5 @@ def write_embedding(
 @torch.no_grad()
 def _rows(embedding: Any) -> np.ndarray:
     """What the module gives for each token: a scaled embedding with its factor."""
-    return embedding(torch.arange(embedding.num_embeddings)).numpy()
+    rows: np.ndarray = embedding(torch.arange(embedding.num_embeddings)).numpy()
+    return rows

@@ -26,7 +26,8 @@ class Embedding:
 
     def __call__(self, ids: ArrayLike) -> NDArray[np.float32]:
         """FP32 [..., D] of ids INT64 [...]."""
-        return self._rows[ids].astype(np.float32, copy=False)
+        rows: NDArray[np.float32] = self._rows[ids].astype(np.float32, copy=False)
+        return rows
 
 
 def embeddings(folder: Path) -> tuple[Embedding, Embedding]:

@@ -49,7 +49,7 @@ class Picture:
         width, height = self.size
         if self.pixels.shape[:2] == (height, width):
             return self.pixels
-        return cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 @dataclass(frozen=True)
