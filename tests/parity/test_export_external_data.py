@@ -131,8 +131,10 @@ FACTOR = 0.5 + 2**-13  # which float16 does not hold: it would be stored in half
 
 
 class Large(torch.nn.Module):
-    """2.4 GB of weights, each of which moves its input and multiplies it by FACTOR: all other summands are 0, so that the
-    order in which a machine sums is all the same."""
+    """2.4 GB of weights. Each moves its input and multiplies it by FACTOR.
+
+    All other summands are 0: in whatever order a machine sums, the answer is the same.
+    """
 
     def __init__(self) -> None:
         super().__init__()
