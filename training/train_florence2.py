@@ -8,6 +8,8 @@ the language model alone goes on: it names less than the head reads from the sam
 tower's gradients a step costs half. In the fourth phase, a few minutes long, captions no longer mention what it could
 not name when that phase began: a caption is grounded and believed, and who guesses at a thing of twenty pixels
 does worse than who is silent. It comes after the reading has been learnt, or it teaches too much silence.
+
+To go on from a checkpoint, whose head is lost, begin with `--head-minutes` of a new head alone.
 """
 
 import argparse
@@ -74,9 +76,9 @@ class Story:
         return grounding_example(rng, mentions, self.background)
 
 
-def nameable(mentions: list[Mention], certainty: list[float]) -> list[Mention]:
+def nameable(mentions: list[Mention], certainty: list[float], enough: float = CERTAIN) -> list[Mention]:
     """The mentions of what is named with enough certainty, at least the most certain one."""
-    limit = min(CERTAIN, max(certainty))
+    limit = min(enough, max(certainty))
     return [m for m, c in zip(mentions, certainty, strict=True) if c >= limit]
 
 
@@ -121,8 +123,8 @@ class Trainer:
         if not team.leads:  # the same weights, other scenes
             self.rng = np.random.default_rng((options.seed, self.step, team.rank))
         self.diet = Diet(self.rng)
-        minutes = options.vision_minutes + options.minutes + options.text_minutes + options.silent_minutes
-        self.clock = Clock(minutes, elapsed)
+        last = options.text_minutes + options.silent_minutes
+        self.clock = Clock(options.head_minutes + options.vision_minutes + options.minutes + last, elapsed)
 
     def judge_of(self, weights: dict[str, torch.Tensor]) -> TextLoss:
         """Who says what can be named: the model as it was when the silent phase began."""
@@ -142,7 +144,7 @@ class Trainer:
         if self.judge:
             phrases = [[m.phrase for m in each] for each in mentions]
             certainty = self.judge.certainty(features, [s.caption for s in scenes], phrases)
-            told = [nameable(m, c) for m, c in zip(mentions, certainty, strict=True)]
+            told = [nameable(m, c, self.options.certain) for m, c in zip(mentions, certainty, strict=True)]
             self.log.add(told=sum(map(len, told)) / sum(map(len, mentions)))
         return [
             Story(f, cell_counts(s), m, t, s.background)
@@ -159,7 +161,8 @@ class Trainer:
 
     def joint_loss(self, scenes: list[Scene], fraction: float) -> torch.Tensor:
         """The texts' loss for each scene and for some remembered ones, and the head's loss."""
-        sigma = SIGMA_WIDE + (SIGMA_NARROW - SIGMA_WIDE) * fraction
+        wide = self.options.sigma
+        sigma = wide + (SIGMA_NARROW - wide) * fraction
         dense, features = self.dense_loss(scenes, sigma)
         return dense + self.texts_loss(scenes, features, sigma, located=1.0)
 
@@ -199,10 +202,14 @@ class Trainer:
 
         Where texts are learnt, the phase ends with the mean of its last weights.
         """
-        averaging = name != "vision"  # its weights still go somewhere
+        averaging = name not in ("vision", "head")  # their weights still go somewhere
         body = self.model.model
         vision = [p for t in (body.vision_tower, body.multi_modal_projector) for p in t.parameters()]
-        if name == "vision":
+        self.model.requires_grad_(name != "head")
+        if name == "head":
+            parameters = [*self.head.parameters()]
+            optimizer = Optimisers(parameters, self.matrices, rate)
+        elif name == "vision":
             parameters = [*self.head.parameters(), *vision, body.language_model.shared.weight]
             optimizer = Optimisers(parameters, self.matrices, rate)
         elif name in ("text", "silent"):
@@ -251,10 +258,13 @@ class Trainer:
     def run(self) -> None:
         self.model.train()
         options = self.options
-        joint_from = options.vision_minutes
+        vision_from = options.head_minutes
+        joint_from = vision_from + options.vision_minutes
         text_from = joint_from + options.minutes
+        if self.clock.elapsed < vision_from:
+            self.phase("head", 0.0, vision_from, options.vision_rate, options.batch)
         if self.clock.elapsed < joint_from:
-            self.phase("vision", 0.0, joint_from, options.vision_rate, options.vision_batch)
+            self.phase("vision", vision_from, joint_from, options.vision_rate, options.vision_batch)
         if self.clock.elapsed < text_from:
             self.phase("joint", joint_from, text_from, options.rate, options.batch)
         silent_from = text_from + options.text_minutes
@@ -280,17 +290,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--head-minutes", type=float, default=0, help="first, of a new throw-away head alone")
     parser.add_argument("--vision-minutes", type=float, default=25, help="of the vision tower alone")
     parser.add_argument("--minutes", type=float, default=65, help="of everything together, afterwards")
     parser.add_argument("--text-minutes", type=float, default=40, help="of the language model alone, at last")
     parser.add_argument(
         "--silent-minutes", type=float, default=0, help="in which captions leave out the unsure"
     )
+    parser.add_argument(
+        "--certain", type=float, default=CERTAIN, help="probability of a name that is sure enough"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--vision-rate", type=float, default=2e-3)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument(
         "--vision-share", type=float, default=0.2, help="of the rate, for the tower in the joint phase"
+    )
+    parser.add_argument(
+        "--sigma", type=float, default=SIGMA_WIDE, help="location bins; where the joint phase begins"
     )
     parser.add_argument("--vision-batch", type=int, default=16, help="scenes a step")
     parser.add_argument("--batch", type=int, default=8, help="new scenes a step")

@@ -28,6 +28,9 @@ def options(folder: Path) -> argparse.Namespace:
         output=folder,
         init="",
         seed=0,
+        head_minutes=0.0,
+        sigma=14.0,
+        certain=CERTAIN,
         vision_minutes=0.0,
         minutes=0.0,
         text_minutes=0.0,
@@ -60,3 +63,13 @@ def test_stories_are_judged_in_the_silent_phase_only(tmp_path: Path) -> None:
     story = trainer.stories([scene], features)[0]
     assert len(story.told) == 1  # untrained, it is certain of nothing
     assert len(story.mentions) == len(scene.mentions())
+
+
+def test_a_new_head_learns_alone(tmp_path: Path) -> None:
+    trainer = Trainer(options(tmp_path))
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    head = {name: weight.clone() for name, weight in trainer.head.state_dict().items()}
+    trainer.phase("head", begin=0.0, until=trainer.clock.elapsed + 0.01, rate=1e-3, batch=1)
+    assert trainer.step > 0
+    assert all(not torch.equal(w, head[n]) for n, w in trainer.head.state_dict().items() if "weight" in n)
+    assert all(torch.equal(w, before[n]) for n, w in trainer.model.state_dict().items())
