@@ -258,21 +258,18 @@ class Trainer:
     def run(self) -> None:
         self.model.train()
         options = self.options
-        vision_from = options.head_minutes
-        joint_from = vision_from + options.vision_minutes
-        text_from = joint_from + options.minutes
-        if self.clock.elapsed < vision_from:
-            self.phase("head", 0.0, vision_from, options.vision_rate, options.batch)
-        if self.clock.elapsed < joint_from:
-            self.phase("vision", vision_from, joint_from, options.vision_rate, options.vision_batch)
-        if self.clock.elapsed < text_from:
-            self.phase("joint", joint_from, text_from, options.rate, options.batch)
-        silent_from = text_from + options.text_minutes
-        if self.clock.elapsed < silent_from:
-            self.phase("text", text_from, silent_from, options.text_rate, options.text_batch)
-        until = silent_from + options.silent_minutes
-        if self.clock.elapsed < until:
-            self.phase("silent", silent_from, until, options.text_rate / 2, options.text_batch)
+        until = 0.0
+        for name, minutes, rate, batch in (
+            ("head", options.head_minutes, options.vision_rate, options.batch),
+            ("vision", options.vision_minutes, options.vision_rate, options.vision_batch),
+            ("joint", options.minutes, options.rate, options.batch),
+            ("text", options.text_minutes, options.text_rate, options.text_batch),
+            ("silent", options.silent_minutes, options.text_rate / 2, options.text_batch),
+        ):
+            begin, until = until, until + minutes
+            # Each process has a clock of its own, and who stays behind in a phase waits for ever.
+            if self.team.agree(self.clock.elapsed) < until:
+                self.phase(name, begin, until, rate, batch)
 
 
 def export(
