@@ -175,6 +175,7 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
             (Tensor("pixel_values", ("batch", 3, height, width)),),
             (Tensor("image_features", ("batch", image_tokens, feature_dim)),),
             (pixels,),
+            fusible=True,
         ),
         Graph(
             TEXT_ENCODER,
@@ -186,6 +187,7 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
             ),
             pairs("cross", "batch", "encoder"),
             (features.repeat(2, 1, 1), prompt, torch.tensor([5, 3])),
+            fusible=True,
         ),
         Graph(
             DECODER,

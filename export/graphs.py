@@ -31,6 +31,7 @@ from florence2_sam2.server.manifest import external_data
 Precision = Literal["fp32", "fp16"]  # of an export
 DecoderWeights = Literal["float", "int8"]  # of an export's text decoder; float: as its precision says
 Form = Literal["fp32", "fp16", "int8"]  # of one graph; int8: 8-bit weights, float32 arithmetic
+Attention = Literal["fused", "parts"]  # of one graph (see `attention`)
 
 # protobuf cannot hold more than 2 GiB: from here on weights go to a file beside the graph (ONNX external data).
 EXTERNAL_DATA_FROM_BYTES = 1_900_000_000
@@ -56,7 +57,8 @@ class Tensor:
 class Graph:
     """One ONNX file: `file` is its path in the repository, `example` the inputs that the exporter traces with.
 
-    `float32_scopes` names submodules whose nodes stay float32 in an fp16 export.
+    `float32_scopes` names submodules whose nodes stay float32 in an fp16 export. In a graph that is `fusible` attention
+    may be one operator each.
     """
 
     file: str
@@ -65,6 +67,7 @@ class Graph:
     outputs: tuple[Tensor, ...]
     example: tuple[torch.Tensor, ...]
     float32_scopes: tuple[str, ...] = ()
+    fusible: bool = False
 
     def tensor(self, name: str) -> Tensor:
         return next(tensor for tensor in (*self.inputs, *self.outputs) if tensor.name == name)
@@ -77,11 +80,13 @@ def write_graph(
     form: Form,
     samples: Iterable[Mapping[str, NDArray[Any]]] = (),
     external_data_from_bytes: int | None = None,
+    attention: Attention = "fused",
 ) -> None:
     """Export `graph` to `path`; its weights go to `path` + ".data" when they have `external_data_from_bytes` or more
     (EXTERNAL_DATA_FROM_BYTES by default).
 
-    `samples` are inputs on which a float16 export measures which nodes must stay float32.
+    `samples` are inputs on which a float16 export measures which nodes must stay float32. `attention` is for a graph
+    that is fusible, in float32.
 
     Raises:
         ExportError: the exported graph's inputs or outputs are not those declared.
@@ -91,7 +96,8 @@ def write_graph(
         raw = Path(folder) / "model.onnx"
         # In float16 the parts stay apart: which of them must be float32 is measured for each (see `precision`), and
         # TensorRT knows them, but not onnxruntime's operator.
-        with nullcontext() if form == "fp16" else fused(graph.module):
+        whole = graph.fusible and form != "fp16" and attention == "fused"
+        with fused(graph.module) if whole else nullcontext():
             _run_exporter(graph, raw, opset)
         model = onnx.load(raw)
     _require_names(graph, model)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -14,6 +16,7 @@ from florence2_sam2 import __version__
 from florence2_sam2.export import (
     checkpoints,
     checks,
+    choice,
     configs,
     embedding,
     florence2,
@@ -26,8 +29,16 @@ from florence2_sam2.export import (
 )
 from florence2_sam2.export.checks import Case, Row
 from florence2_sam2.export.errors import ExportError
-from florence2_sam2.export.graphs import DecoderWeights, Form, Graph, Precision, computed, write_graph
-from florence2_sam2.server.manifest import Exported, external_data
+from florence2_sam2.export.graphs import (
+    Attention,
+    DecoderWeights,
+    Form,
+    Graph,
+    Precision,
+    computed,
+    write_graph,
+)
+from florence2_sam2.server.manifest import AttentionForm, Exported, external_data
 
 # LayerNormalization is one operator from 17 on; the highest that the TorchScript exporter writes is 20. 18 is known to
 # every onnxruntime from 1.14 on and to TensorRT 10.
@@ -45,13 +56,15 @@ def export(
     decoder_weights: DecoderWeights = "float",
     opset: int = DEFAULT_OPSET,
     tolerance: float | None = None,
+    attention: Attention | None = None,
     report: Report = print,
 ) -> list[Row]:
     """Write a model repository, or one half of it, to `output`.
 
     A checkpoint is a folder or a hub id; at least one is given. With `decoder_weights` "int8" Florence-2's text decoder
     gets 8-bit weights and computes in float32, whatever the precision of the others. `tolerance` replaces the allowed
-    error of every output, as a fraction of its scale. Returns the parity table.
+    error of every output, as a fraction of its scale. Without `attention` each float32 encoder gets the form that runs
+    faster here; float16 has the parts. Returns the parity table.
 
     Raises:
         ExportError: a checkpoint cannot be served as it is, `output` is something else's, or a check failed. Nothing
@@ -64,7 +77,7 @@ def export(
             "--decoder-weights int8 is Florence-2's: without --florence2 there is no such decoder"
         )
     repository.require_usable(output)
-    job = _Job(precision, decoder_weights, opset, tolerance, report)
+    job = _Job(precision, decoder_weights, opset, tolerance, attention, report)
     with repository.staged(output) as stage:
         if florence2_checkpoint is not None:
             job.florence2(florence2_checkpoint, stage)
@@ -90,14 +103,17 @@ class _Job:
         decoder_weights: DecoderWeights,
         opset: int,
         tolerance: float | None,
+        attention: Attention | None,
         report: Report,
     ) -> None:
         self.precision = precision
         self.decoder_weights = decoder_weights
         self.opset = opset
         self.tolerance = tolerance
+        self.attention = attention
         self.report = report
         self.rows: list[Row] = []
+        self.attention_of: dict[str, AttentionForm] = {}
 
     def florence2(self, folder_or_id: str, stage: Path) -> None:
         started = time.perf_counter()
@@ -168,8 +184,7 @@ class _Job:
         repository.remove_graph(path)
         prepared = list(cases)
         started = time.perf_counter()
-        # The last case has the largest batch, the longest prompts, the most boxes.
-        write_graph(graph, path, self.opset, form, samples=[prepared[-1].inputs])
+        self._write_graph(graph, path, form, prepared)
         size = sum(file.stat().st_size for file in _files(path))
         self._took(f"{graph.file}: {size / 1e6:.1f} MB written", started)
         started = time.perf_counter()
@@ -183,6 +198,36 @@ class _Job:
                 served = checks.check_graph(graph, path, prepared[:1], form, self.tolerance)
                 rows += [row for row in served if not row.passed]
         return rows
+
+    def _write_graph(self, graph: Graph, path: Path, form: Form, cases: list[Case]) -> None:
+        """Write `graph`; a fusible one with attention as it was asked for, else in the form that is faster here."""
+        if graph.fusible and form == "fp32" and self.attention is None:
+            self._write_faster(graph, path, cases[0])
+            return
+        attention: Attention = "parts" if form == "fp16" else self.attention or "fused"
+        if graph.fusible:
+            self.attention_of[graph.file] = AttentionForm(attention)
+        # The last case has the largest batch, the longest prompts, the most boxes.
+        write_graph(graph, path, self.opset, form, samples=[cases[-1].inputs], attention=attention)
+
+    def _write_faster(self, graph: Graph, path: Path, case: Case) -> None:
+        """Write `graph` in each form, time runs of `case`, and keep the faster."""
+        started = time.perf_counter()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".timed-") as folder:
+            # Of one name each: a file knows its external data by name.
+            files: dict[Attention, Path] = {
+                name: Path(folder) / name / path.name for name in get_args(Attention)
+            }
+            for name, file in files.items():
+                write_graph(graph, file, self.opset, "fp32", attention=name)
+            times = choice.milliseconds(files, case.inputs)
+            chosen = choice.best(times, "fused")
+            for file in _files(files[chosen]):
+                file.rename(path.parent / file.name)
+        self.attention_of[graph.file] = AttentionForm(chosen, {**times})
+        listed = ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items())
+        self._took(f"{graph.file}: attention {listed}, {chosen} chosen", started)
 
     def _generation(
         self, decoder: Graph, file: Path, reference: florence2_checks.Reference, form: Form
@@ -214,6 +259,7 @@ class _Job:
                 "exporter": "torch.onnx TorchScript",
             },
             parity=checks.parity(rows),
+            attention={g.file: self.attention_of[g.file] for g in graphs if g.file in self.attention_of},
         ).write(folder)
 
     def _took(self, what: str, started: float) -> None:

@@ -256,6 +256,7 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
             (Tensor("pixel_values", ("batch", 3, size, size)),),
             tuple(Tensor(name, ("batch", *value.shape[1:])) for name, value in zip(names, maps, strict=True)),
             (pixels,),
+            fusible=True,
         ),
         Graph(
             MASK_DECODER,

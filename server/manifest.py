@@ -95,8 +95,18 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class AttentionForm:
+    """How a graph computes attention: one operator of onnxruntime each, or its parts. And how long a run took of what
+    could be chosen from, where the choice was the export's."""
+
+    form: Literal["fused", "parts"]
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Exported:
-    """What both manifests have. `files` maps each ONNX file and table, relative to the repository, to its SHA-256."""
+    """What both manifests have. `files` maps each ONNX file and table, relative to the repository, to its SHA-256;
+    `attention` has the encoders' files."""
 
     source: Source
     precision: Literal["fp32", "fp16"]
@@ -105,6 +115,7 @@ class Exported:
     exported_with: dict[str, str] = field(kw_only=True, default_factory=dict)
     files: dict[str, str] = field(kw_only=True, default_factory=dict)
     parity: dict[str, Parity] = field(kw_only=True, default_factory=dict)
+    attention: dict[str, AttentionForm] = field(kw_only=True, default_factory=dict)
 
     def identity(self) -> dict[str, str]:
         """What an answer says of the model: checkpoint, hash and precision."""
@@ -189,8 +200,9 @@ def _build(cls: type[T], body: dict[str, Any]) -> T:
     for name, nested in _NESTED.items():
         if name in values:
             values[name] = nested(**{key: _tupled(value) for key, value in values[name].items()})
-    if "parity" in values:
-        values["parity"] = {name: Parity(**row) for name, row in values["parity"].items()}
+    for name, row in (("parity", Parity), ("attention", AttentionForm)):
+        if name in values:
+            values[name] = {key: row(**value) for key, value in values[name].items()}
     return cls(**{key: _tupled(value) for key, value in values.items()})
 
 

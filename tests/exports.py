@@ -28,6 +28,7 @@ def exported_in(form: str, checkpoints: Path, folder: Path) -> Exported:
         None if weights else str(checkpoints / "sam2"),
         precision=precision,
         decoder_weights=weights or "float",
+        attention="fused",  # not as fast as it happens to be beside the other tests
         report=said.append,
     )
     return Exported(folder / "repository", rows, said)

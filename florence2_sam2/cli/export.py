@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of Florence-2's text decoder: as --precision says, or 8-bit (default: %(default)s)",
     )
     parser.add_argument(
+        "--attention",
+        choices=("fused", "parts"),
+        help="of fp32 encoders: one operator of onnxruntime, or parts that TensorRT knows too"
+        " (default: what runs faster on this machine)",
+    )
+    parser.add_argument(
         "--opset",
         type=int,
         choices=range(17, 21),
@@ -77,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
             decoder_weights=arguments.decoder_weights,
             opset=arguments.opset,
+            attention=arguments.attention,
         )
     except ExportError as error:
         return _fail(str(error))

@@ -76,3 +76,30 @@ def test_the_exporters_model_computes_as_before_and_is_left_as_it_was(small_chec
     assert {
         part.config._attn_implementation for part in encoder.modules() if hasattr(part, "config")
     } == before
+
+
+def test_projections_apart_are_those_together(small_checkpoints: Path) -> None:
+    """Of all three ways in which the towers take them apart, with a bias and without."""
+    captioner = Florence2ForConditionalGeneration.from_pretrained(
+        small_checkpoints / "florence2", dtype=torch.float32
+    ).eval()
+    segmenter = Sam2Model.from_pretrained(small_checkpoints / "sam2", dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(0)
+    for tower, kind, axes in [
+        (captioner.model.vision_tower, "Florence2VisionWindowAttention", (30, 26)),
+        (captioner.model.vision_tower, "Florence2VisionChannelAttention", (35,)),
+        (segmenter.vision_encoder, "Sam2MultiScaleAttention", (8, 8)),
+    ]:
+        for bias in (True, False):
+            part = next(module for module in tower.modules() if type(module).__name__ == kind)
+            if not bias:
+                part.qkv.bias = None
+            together = part.qkv
+            hidden = torch.randn(2, *axes, together.in_features, generator=generator)
+            with torch.no_grad():
+                expected = part(hidden)
+                with fused(tower):
+                    assert part.qkv is not together
+                    result = part(hidden)
+            torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
+            assert part.qkv is together

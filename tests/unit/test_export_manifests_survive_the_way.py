@@ -11,6 +11,7 @@ import pytest
 
 from florence2_sam2.server.manifest import (
     FORMAT,
+    AttentionForm,
     Decoder,
     Exported,
     Florence2,
@@ -33,6 +34,7 @@ SAM2 = Sam2(
     exported_with={"torch": "2.9.0"},
     files={"sam2_image_encoder/1/model.onnx": "cd" * 32},
     parity={"sam2_image_encoder/1/model.onnx:image_embeddings": Parity(1.5e-6, 1e-4)},
+    attention={"sam2_image_encoder/1/model.onnx": AttentionForm("parts", {"fused": 12.5, "parts": 11.0})},
 )
 FLORENCE2 = Florence2(
     Source("Florence-2-base", "ef" * 32),
