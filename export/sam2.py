@@ -15,6 +15,8 @@ from torch import nn
 from transformers import Sam2Model
 
 from florence2_sam2.export.graphs import Graph, Tensor
+from florence2_sam2.export.sam2_two_way import TokensToImage, TwoWayLayer
+from florence2_sam2.export.sam2_upscaling import Upscaling, unblocked
 
 IMAGE_ENCODER = "sam2_image_encoder/1/model.onnx"
 MASK_DECODER = "sam2_mask_decoder/1/model.onnx"
@@ -102,7 +104,7 @@ class BoxEmbedding(nn.Module):
 
 
 class MaskChoice(nn.Module):
-    """Logits [N,M,H,W] and scores [N,M] of all mask tokens → those of the one mask to return.
+    """Logits [N,M,P] of P pixels in any order and scores [N,M] of all mask tokens → those of the one mask to return.
 
     Token 0 unless its mask is unstable: then the best of the others by predicted IoU
     (`_dynamic_multimask_via_stability` in transformers).
@@ -118,7 +120,7 @@ class MaskChoice(nn.Module):
     def forward(self, logits: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.dynamic:
             return logits[:, 0], scores[:, 0]
-        single = logits[:, 0].flatten(1)
+        single = logits[:, 0]
         inner = (single > self.delta).sum(dim=-1).float()
         outer = (single > -self.delta).sum(dim=-1).float()
         # an empty mask counts as stable
@@ -128,55 +130,9 @@ class MaskChoice(nn.Module):
         chosen = best * (stability < self.threshold).to(best.dtype)
         mask, score = logits[:, 0], scores[:, 0]
         for token in range(1, logits.shape[1]):
-            mask = torch.where((chosen == token)[:, None, None], logits[:, token], mask)
+            mask = torch.where((chosen == token)[:, None], logits[:, token], mask)
             score = torch.where(chosen == token, scores[:, token], score)
         return mask, score
-
-
-class PlacedProjection(nn.Module):
-    """`projection(keys + position)` for a constant `position`, whose part of the sum is computed at export."""
-
-    constant: Any
-
-    def __init__(self, projection: nn.Linear, position: torch.Tensor) -> None:
-        super().__init__()
-        self.weight = projection.weight
-        self.constant = nn.Buffer(projection(position).detach())
-
-    def forward(self, keys: torch.Tensor) -> torch.Tensor:
-        return keys @ self.weight.t() + self.constant
-
-
-class TwoWayLayer(nn.Module):
-    """One two-way block: tokens [N,T,C] attend to themselves and the picture, the picture [1 or N,HW,C] to them."""
-
-    layer: Any
-
-    def __init__(self, layer: Any, position: torch.Tensor) -> None:
-        super().__init__()
-        self.layer = layer
-        self.key = PlacedProjection(layer.cross_attn_token_to_image.k_proj, position)
-        self.query = PlacedProjection(layer.cross_attn_image_to_token.q_proj, position)
-
-    def forward(
-        self, queries: torch.Tensor, keys: torch.Tensor, points: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        layer, own = self.layer, self.layer.self_attn
-        if layer.skip_first_layer_pe:
-            queries = _attend(own, own.q_proj(queries), own.k_proj(queries), own.v_proj(queries))
-        else:
-            placed = queries + points
-            queries = queries + _attend(own, own.q_proj(placed), own.k_proj(placed), own.v_proj(queries))
-        queries = layer.layer_norm1(queries)
-
-        cross = layer.cross_attn_token_to_image
-        attended = _attend(cross, cross.q_proj(queries + points), self.key(keys), cross.v_proj(keys))
-        queries = layer.layer_norm2(queries + attended)
-        queries = layer.layer_norm3(queries + layer.mlp(queries))
-
-        back = layer.cross_attn_image_to_token
-        attended = _attend(back, self.query(keys), back.k_proj(queries + points), back.v_proj(queries))
-        return queries, layer.layer_norm4(keys + attended)
 
 
 class MaskDecoder(nn.Module):
@@ -191,6 +147,7 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.decoder = model.mask_decoder
         self.box_embedding = BoxEmbedding(model)
+        self.upscaling = Upscaling(model.mask_decoder)
         self.choice = MaskChoice(model)
         decoder = model.mask_decoder
         tokens = [decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight]
@@ -199,9 +156,9 @@ class MaskDecoder(nn.Module):
         with torch.no_grad():
             position = model.get_image_wide_positional_embeddings().flatten(2).transpose(1, 2)
         transformer = decoder.transformer
-        self.layers = nn.ModuleList(TwoWayLayer(layer, position) for layer in transformer.layers)
-        self.final = transformer.final_attn_token_to_image
-        self.final_key = PlacedProjection(self.final.k_proj, position)
+        self.position = nn.Buffer(position)
+        self.layers = nn.ModuleList(TwoWayLayer(layer) for layer in transformer.layers)
+        self.final = TokensToImage(transformer.final_attn_token_to_image)
         self.final_norm = transformer.layer_norm_final_attn
 
     def forward(
@@ -218,23 +175,17 @@ class MaskDecoder(nn.Module):
         )  # [1,HW,C] until the first layer's end
         queries = points
         for layer in self.layers:
-            queries, keys = layer(queries, keys, points)
-        attended = _attend(
-            self.final, self.final.q_proj(queries + points), self.final_key(keys), self.final.v_proj(keys)
-        )
+            queries, keys = layer(queries, keys, points, self.position)
+        attended = self.final(queries + points, keys + self.position, keys)
         queries = self.final_norm(queries + attended)
 
-        height, width = image_embeddings.shape[-2:]
-        maps = keys.transpose(1, 2).unflatten(2, (height, width))
-        maps = self.decoder.upscale_conv1(maps) + high_res_features_1
-        maps = self.decoder.activation(self.decoder.upscale_layer_norm(maps))
-        maps = self.decoder.activation(self.decoder.upscale_conv2(maps) + high_res_features_0)
         kernels = torch.stack(
             [mlp(queries[:, 2 + index]) for index, mlp in enumerate(self.decoder.output_hypernetworks_mlps)],
             dim=1,
         )
-        logits = (kernels @ maps.flatten(2)).unflatten(2, (4 * height, 4 * width))
-        return self.choice(logits, self.decoder.iou_prediction_head(queries[:, 1]))
+        logits = self.upscaling(keys, kernels, high_res_features_0, high_res_features_1)
+        mask, score = self.choice(logits, self.decoder.iou_prediction_head(queries[:, 1]))
+        return unblocked(mask, *image_embeddings.shape[-2:], doublings=2), score
 
 
 def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
@@ -270,11 +221,3 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
             float32_scopes=("box_embedding", "choice"),
         ),
     )
-
-
-def _attend(attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention over projected tensors [N or 1, tokens, heads·head_dim]; where one side has 1 it serves all N."""
-    heads = (attention.num_attention_heads, attention.head_dim)
-    query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in (query, key, value))
-    weights = torch.softmax((query * attention.scaling) @ key.transpose(2, 3), dim=-1)
-    return attention.o_proj((weights @ value).transpose(1, 2).flatten(2))
