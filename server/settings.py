@@ -79,7 +79,7 @@ class Settings:
     threads: int = _setting(0, "threads per model; 0: one for small models, every core for others", 0)
     decoder_rows: int = _setting(16, "most rows of one decoding batch (a beam is a row)", 1)
     decoder_niceness: int = _setting(
-        5, "how far decoding on CPUs gives way to the encoders, as of nice: 0 not at all, 19 most", 0
+        10, "how far decoding on CPUs gives way to the encoders, as of nice: 0 not at all, 19 most", 0
     )
 
     def __post_init__(self) -> None:
