@@ -149,8 +149,9 @@ def fused(module: nn.Module) -> Iterator[None]:
     before = [(config, config._attn_implementation) for config in configs.values()]
     for config in configs.values():
         config._attn_implementation = NAME
-    together = [
-        (part, part.qkv) for part in module.modules() if isinstance(getattr(part, "qkv", None), nn.Linear)
+    # Any: to torch's types an attribute may be a tensor as well.
+    together: list[tuple[Any, nn.Linear]] = [
+        (part, qkv) for part in module.modules() if isinstance(qkv := getattr(part, "qkv", None), nn.Linear)
     ]
     for part, qkv in together:
         part.qkv = _Apart(qkv)

@@ -225,7 +225,7 @@ class _Job:
             chosen = choice.best(times, "fused")
             for file in _files(files[chosen]):
                 file.rename(path.parent / file.name)
-        self.attention_of[graph.file] = AttentionForm(chosen, {**times})
+        self.attention_of[graph.file] = AttentionForm(chosen, {str(name): ms for name, ms in times.items()})
         listed = ", ".join(f"{name} {ms:.1f} ms" for name, ms in times.items())
         self._took(f"{graph.file}: attention {listed}, {chosen} chosen", started)
 

@@ -185,7 +185,8 @@ class MaskDecoder(nn.Module):
         )
         logits = self.upscaling(keys, kernels, high_res_features_0, high_res_features_1)
         mask, score = self.choice(logits, self.decoder.iou_prediction_head(queries[:, 1]))
-        return unblocked(mask, *image_embeddings.shape[-2:], doublings=2), score
+        height, width = image_embeddings.shape[-2:]
+        return unblocked(mask, height, width, doublings=2), score
 
 
 def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
