@@ -11,8 +11,9 @@ from florence2_sam2.client.errors import (
     ServerOverloaded,
 )
 from florence2_sam2.client.images import Picture
+from florence2_sam2.client.objects import FilteredObject, Polygon, SegmentedObject
 from florence2_sam2.client.request import Settings
-from florence2_sam2.client.results import FilteredObject, Polygon, Segmentation, SegmentedObject
+from florence2_sam2.client.results import Segmentation
 from florence2_sam2.client.segmenter import AsyncSegmenter, Segmenter
 
 __all__ = [

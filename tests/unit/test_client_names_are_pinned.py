@@ -51,8 +51,8 @@ def test_every_setting_is_in_the_documentation() -> None:
 def test_importing_the_client_needs_nothing_of_the_server() -> None:
     code = (
         "import sys, florence2_sam2.client; "
-        "heavy = {'torch', 'transformers', 'onnxruntime', 'onnx', 'cv2', 'tokenizers', 'florence2_sam2.server',"
-        " 'florence2_sam2.postprocess'}; print(sorted(heavy & set(sys.modules)))"
+        "heavy = {'torch', 'transformers', 'onnxruntime', 'onnx', 'cv2', 'tokenizers', 'supervision',"
+        " 'florence2_sam2.server'}; print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60

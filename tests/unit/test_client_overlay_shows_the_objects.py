@@ -101,7 +101,7 @@ def test_a_result_draws_on_the_picture_that_was_sent() -> None:
         sent = segmenter.segment(np.full((8, 12, 3), 128, np.uint8))
         fetched = segmenter.segment("data:image/png;base64,AA")
     assert sent.overlay().size == (12, 8)
-    with pytest.raises(ValueError, match=r"give it to overlay\(image\)"):
+    with pytest.raises(ValueError, match=r"give it as `image`"):
         fetched.overlay()
 
 
