@@ -11,6 +11,7 @@ from florence2_sam2.client.errors import (
     ServerOverloaded,
 )
 from florence2_sam2.client.images import Picture
+from florence2_sam2.client.many import Done
 from florence2_sam2.client.objects import FilteredObject, Polygon, SegmentedObject
 from florence2_sam2.client.request import Settings
 from florence2_sam2.client.results import Segmentation
@@ -20,6 +21,7 @@ __all__ = [
     "AsyncSegmenter",
     "CannotConnect",
     "DeadlineExceeded",
+    "Done",
     "FilteredObject",
     "InvalidRequest",
     "ModelNotFound",

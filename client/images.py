@@ -70,6 +70,15 @@ def encode(picture: Picture) -> Encoded:
     )
 
 
+def require_several(pictures: object) -> None:
+    """Raises TypeError for one picture where several are wanted: a string's letters would be read as paths."""
+    one = isinstance(pictures, (str, bytes, bytearray, os.PathLike, Image.Image))
+    if one or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        raise TypeError(
+            f"pictures: several are wanted, not one {type(pictures).__name__}; put it into a list"
+        )
+
+
 def decode(picture: Picture) -> Image.Image:
     """The upright picture in mode RGB, in the frame that a result's coordinates are in.
 

@@ -64,15 +64,20 @@ class Settings(TypedDict, total=False):
 _NUMBERS = ("area_threshold", "confidence_threshold", "nms_threshold", "polygon_precision")
 
 
+def require_known(settings: Settings) -> None:
+    """Raises TypeError for a setting that does not exist."""
+    unknown = settings.keys() - Settings.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"segment() has no setting {', '.join(map(repr, sorted(unknown)))}")
+
+
 def to_inputs(image: Encoded, settings: Settings) -> list[InferInput]:
     """The tensors of one call, each of shape [1]. Settings without a tensor of their own go into `options`.
 
     Raises:
         TypeError: a setting that does not exist, or one of the wrong Python type.
     """
-    unknown = settings.keys() - Settings.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"segment() has no setting {', '.join(map(repr, sorted(unknown)))}")
+    require_known(settings)
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     inputs = [
         _bytes("image", image.data)

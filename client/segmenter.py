@@ -6,6 +6,7 @@ import asyncio
 import enum
 import json
 import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, Unpack
 
@@ -13,7 +14,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import errors, images, request
+from florence2_sam2.client import errors, images, many, request
 from florence2_sam2.client.connection import parse_address
 from florence2_sam2.client.results import Segmentation
 
@@ -89,6 +90,43 @@ class Segmenter:
             raise errors.from_triton(error, str(self.address), limit) from None
         return _read(answer, encoded)
 
+    def segment_each(
+        self,
+        pictures: Iterable[images.Picture],
+        *,
+        concurrency: int = many.CONCURRENCY,
+        timeout: Timeout = CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> Iterator[many.Done[images.Picture, Segmentation]]:
+        """Segment one picture after the other of any iterable, an endless one too, `concurrency` at once.
+
+        Gives a `Done` for each picture, in order: its `result`, or the `error` that it alone failed with. Pictures are
+        taken from the iterable, in a thread of its own, a few ahead of what the caller has read.
+
+        Raises:
+            ValueError: `concurrency` is less than 1.
+            TypeError: a setting that does not exist, or one picture in place of several.
+            Exception: what the iterable raises, after the answers to the pictures before.
+        """
+        images.require_several(pictures)
+        request.require_known(settings)
+
+        def one(picture: images.Picture) -> Segmentation:
+            return self.segment(picture, timeout=timeout, **settings)
+
+        return many.each(one, pictures, concurrency)
+
+    def segment_all(
+        self,
+        pictures: Iterable[images.Picture],
+        *,
+        concurrency: int = many.CONCURRENCY,
+        timeout: Timeout = CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> list[many.Done[images.Picture, Segmentation]]:
+        """`segment_each` of a list, as a list: `[done.unwrap() for done in segmenter.segment_all(paths)]`."""
+        return list(self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings))
+
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Return when the server answers and its `segment` model is loaded.
 
@@ -159,6 +197,35 @@ class AsyncSegmenter:
         except InferenceServerException as error:
             raise errors.from_triton(error, str(self.address), limit) from None
         return _read(answer, encoded)
+
+    def segment_each(
+        self,
+        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
+        *,
+        concurrency: int = many.CONCURRENCY,
+        timeout: Timeout = CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> AsyncIterator[many.Done[images.Picture, Segmentation]]:
+        """As `Segmenter.segment_each`, for `async for`; the iterable may be asynchronous."""
+        images.require_several(pictures)
+        request.require_known(settings)
+
+        async def one(picture: images.Picture) -> Segmentation:
+            return await self.segment(picture, timeout=timeout, **settings)
+
+        return many.each_awaited(one, pictures, concurrency)
+
+    async def segment_all(
+        self,
+        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
+        *,
+        concurrency: int = many.CONCURRENCY,
+        timeout: Timeout = CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> list[many.Done[images.Picture, Segmentation]]:
+        """As `Segmenter.segment_all`."""
+        each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings)
+        return [done async for done in each]
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
         """As `Segmenter.wait_until_ready`."""

@@ -14,6 +14,7 @@ def test_public_names() -> None:
         "AsyncSegmenter",
         "CannotConnect",
         "DeadlineExceeded",
+        "Done",
         "FilteredObject",
         "InvalidRequest",
         "ModelNotFound",
@@ -40,7 +41,13 @@ def test_the_twins_have_the_same_methods() -> None:
         }
 
     assert methods(client.Segmenter) == methods(client.AsyncSegmenter)
-    assert set(methods(client.Segmenter)) == {"segment", "wait_until_ready", "close"}
+    assert set(methods(client.Segmenter)) == {
+        "segment",
+        "segment_all",
+        "segment_each",
+        "wait_until_ready",
+        "close",
+    }
 
 
 def test_every_setting_is_in_the_documentation() -> None:
