@@ -1,5 +1,6 @@
 """The client: pictures in, typed results out. Needs numpy, Pillow and tritonclient only."""
 
+from florence2_sam2.client.async_segmenter import AsyncSegmenter
 from florence2_sam2.client.errors import (
     CannotConnect,
     DeadlineExceeded,
@@ -12,10 +13,11 @@ from florence2_sam2.client.errors import (
 )
 from florence2_sam2.client.images import Picture
 from florence2_sam2.client.many import Done
+from florence2_sam2.client.models import Florence2Answer, Florence2Settings, Region, Sam2Answer
 from florence2_sam2.client.objects import FilteredObject, Polygon, SegmentedObject
 from florence2_sam2.client.request import Settings
 from florence2_sam2.client.results import Segmentation
-from florence2_sam2.client.segmenter import AsyncSegmenter, Segmenter
+from florence2_sam2.client.segmenter import Segmenter
 
 __all__ = [
     "AsyncSegmenter",
@@ -23,11 +25,15 @@ __all__ = [
     "DeadlineExceeded",
     "Done",
     "FilteredObject",
+    "Florence2Answer",
+    "Florence2Settings",
     "InvalidRequest",
     "ModelNotFound",
     "Picture",
     "Polygon",
+    "Region",
     "RequestCancelled",
+    "Sam2Answer",
     "Segmentation",
     "SegmentedObject",
     "Segmenter",

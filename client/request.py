@@ -1,9 +1,13 @@
-"""A caller's settings as tensors of the `segment` model. What is not set is not sent: the server has defaults."""
+"""A caller's settings as tensors of the `segment` model.
+
+What is not set is not sent: the server has defaults. But for one: run lengths are asked for, which objects make their
+masks of.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -33,7 +37,7 @@ class Settings(TypedDict, total=False):
     output_mask: bool | None
     """Answer one mask (`mask_url`, `mask_png`) instead of polygons."""
     formats: Sequence[Format] | None
-    """Forms to add to the answer."""
+    """Forms to add to the answer; `("rle",)`, which exact masks are made of, unless `output_mask` is set."""
     view: Literal["full", "compact"] | None
     """`compact`: index-aligned lists instead of objects, to be read from `Segmentation.raw`."""
     nms: Literal["box", "mask", "containment"] | None
@@ -64,11 +68,11 @@ class Settings(TypedDict, total=False):
 _NUMBERS = ("area_threshold", "confidence_threshold", "nms_threshold", "polygon_precision")
 
 
-def require_known(settings: Settings) -> None:
+def require_known(settings: Mapping[str, Any], known: type = Settings, call: str = MODEL) -> None:
     """Raises TypeError for a setting that does not exist."""
-    unknown = settings.keys() - Settings.__annotations__.keys()
+    unknown = settings.keys() - known.__annotations__.keys()
     if unknown:
-        raise TypeError(f"segment() has no setting {', '.join(map(repr, sorted(unknown)))}")
+        raise TypeError(f"{call}() has no setting {', '.join(map(repr, sorted(unknown)))}")
 
 
 def to_inputs(image: Encoded, settings: Settings) -> list[InferInput]:
@@ -80,24 +84,24 @@ def to_inputs(image: Encoded, settings: Settings) -> list[InferInput]:
     require_known(settings)
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     inputs = [
-        _bytes("image", image.data)
+        bytes_tensor("image", image.data)
         if image.data is not None
-        else _bytes("image_url", str(image.url).encode())
+        else bytes_tensor("image_url", str(image.url).encode())
     ]
     options: dict[str, Any] = {}
+    if given.setdefault("formats", () if given.get("output_mask") else ("rle",)) == ():
+        del given["formats"]
     for name, value in given.items():
         if name == "caption":
-            if not isinstance(value, str):
-                raise TypeError(f"caption: a string is wanted, not {type(value).__name__}")
-            inputs.append(_bytes(name, value.encode()))
+            inputs.append(text_tensor(name, value))
         elif name in _NUMBERS:
             inputs.append(_number(name, value))
         elif name == "output_mask":
             inputs.append(_flag(name, value))
         else:
-            options[name] = _plain(name, value)
+            options[name] = plain(name, value)
     if options:
-        inputs.append(_bytes("options", json.dumps(options, ensure_ascii=False).encode()))
+        inputs.append(bytes_tensor("options", json.dumps(options, ensure_ascii=False).encode()))
     return inputs
 
 
@@ -107,8 +111,12 @@ def wanted_outputs(settings: Settings) -> list[InferRequestedOutput]:
     return [InferRequestedOutput(name) for name in names]
 
 
-def _plain(name: str, value: Any) -> Any:
-    """`value` as JSON types."""
+def plain(name: str, value: Any) -> Any:
+    """The option `name`'s `value` as JSON types.
+
+    Raises:
+        TypeError: a string where several are wanted.
+    """
     if name in ("phrases", "formats"):
         # A string is a sequence of strings too, and its letters would be looked for one by one.
         if isinstance(value, str):
@@ -122,23 +130,32 @@ def _plain(name: str, value: Any) -> Any:
 def _number(name: str, value: Any) -> InferInput:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: a number is wanted, not {value!r}")
-    return _tensor(name, "FP32", np.array([value], dtype=np.float32))
+    return tensor(name, "FP32", np.array([value], dtype=np.float32))
 
 
 def _flag(name: str, value: Any) -> InferInput:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: True or False is wanted, not {value!r}")
-    return _tensor(name, "BOOL", np.array([value], dtype=np.bool_))
+    return tensor(name, "BOOL", np.array([value], dtype=np.bool_))
 
 
-def _bytes(name: str, value: bytes) -> InferInput:
+def text_tensor(name: str, value: str) -> InferInput:
+    """BYTES [1]: `value` in UTF-8. Raises TypeError for what is no string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: a string is wanted, not {type(value).__name__}")
+    return bytes_tensor(name, value.encode())
+
+
+def bytes_tensor(name: str, value: bytes) -> InferInput:
+    """BYTES [1]."""
     # np.array([value]) would make a fixed-width string of it and cut trailing NULs.
     array = np.empty(1, dtype=np.object_)
     array[0] = value
-    return _tensor(name, "BYTES", array)
+    return tensor(name, "BYTES", array)
 
 
-def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, [1], datatype)
-    tensor.set_data_from_numpy(array)
-    return tensor
+def tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> InferInput:
+    """`array` as a tensor of its own shape."""
+    sent = InferInput(name, list(array.shape), datatype)
+    sent.set_data_from_numpy(array)
+    return sent

@@ -1,32 +1,20 @@
-"""`Segmenter` and its twin `AsyncSegmenter`: the same methods, blocking and awaited."""
+"""`Segmenter`, the blocking client. Its twin `AsyncSegmenter` has the same methods, awaited."""
 
 from __future__ import annotations
 
-import asyncio
-import enum
-import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, Unpack
+from typing import Any, Self, Unpack
 
+import numpy.typing as npt
 import tritonclient.grpc
-import tritonclient.grpc.aio
+from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import errors, images, many, request
+from florence2_sam2.client import calls, errors, images, many, models, request
 from florence2_sam2.client.connection import parse_address
 from florence2_sam2.client.results import Segmentation
-
-_POLL_SECONDS = 0.2
-
-
-class _ClientDefault(enum.Enum):
-    CLIENT_DEFAULT = "the client's"
-
-
-CLIENT_DEFAULT: Final = _ClientDefault.CLIENT_DEFAULT
-Timeout: TypeAlias = float | _ClientDefault | None
 
 
 class Segmenter:
@@ -55,7 +43,7 @@ class Segmenter:
         self,
         image: images.Picture,
         *,
-        timeout: Timeout = CLIENT_DEFAULT,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
     ) -> Segmentation:
         """Find and outline the objects in one picture.
@@ -77,25 +65,62 @@ class Segmenter:
             OSError, TypeError, ValueError: the picture or a setting is unusable before anything is sent.
         """
         encoded = images.encode(image)
-        inputs = request.to_inputs(encoded, settings)
-        limit = _seconds(timeout, self.timeout)
-        try:
-            answer = self._client.infer(
-                request.MODEL,
-                inputs,
-                outputs=request.wanted_outputs(settings),
-                client_timeout=limit,
-            )
-        except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address), limit) from None
-        return _read(answer, encoded)
+        inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
+        answer = self._infer(request.MODEL, inputs, outputs, timeout)
+        return calls.understood(calls.segmentation, answer, encoded)
+
+    def florence2(
+        self,
+        image: images.Picture,
+        task: str = models.DEFAULT_TASK,
+        text: str = "",
+        *,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        **settings: Unpack[models.Florence2Settings],
+    ) -> models.Florence2Answer:
+        """Florence-2 alone, with any of its tasks: `segmenter.florence2("sign.jpg", "<OCR>").text`.
+
+        Args:
+            image: as `segment`'s, but no URL: this model fetches none.
+            task: `<CAPTION>`, `<DETAILED_CAPTION>`, `<MORE_DETAILED_CAPTION>`, `<OD>`, `<DENSE_REGION_CAPTION>`,
+                `<REGION_PROPOSAL>`, `<CAPTION_TO_PHRASE_GROUNDING>`, `<REFERRING_EXPRESSION_SEGMENTATION>`,
+                `<REGION_TO_SEGMENTATION>`, `<OPEN_VOCABULARY_DETECTION>`, `<REGION_TO_CATEGORY>`,
+                `<REGION_TO_DESCRIPTION>`, `<OCR>`, `<OCR_WITH_REGION>`, `<REGION_TO_OCR>`.
+            text: what some tasks take: a caption, a phrase, or a region as four `<loc_…>`.
+            settings: `num_beams`, `max_new_tokens`, `min_new_tokens`, `phrases`, `priority`.
+
+        Raises:
+            As `segment`; ValueError for a URL.
+        """
+        inputs = models.florence2_inputs(images.encode(image), task, text, settings)
+        answer = self._infer(models.FLORENCE2, inputs, models.outputs(models.FLORENCE2), timeout)
+        return calls.understood(models.florence2_answer, answer)
+
+    def sam2(
+        self,
+        image: images.Picture,
+        boxes: Sequence[Sequence[float]] | npt.NDArray[Any],
+        *,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+    ) -> models.Sam2Answer:
+        """SAM2 alone: one mask and score for each box [[x1, y1, x2, y2], …] in pixels of the upright picture.
+
+        Args:
+            image: as `segment`'s, but no URL: this model fetches none.
+
+        Raises:
+            As `segment`; ValueError for a URL, or boxes of another shape.
+        """
+        inputs = models.sam2_inputs(images.encode(image), boxes)
+        answer = self._infer(models.SAM2, inputs, models.outputs(models.SAM2), timeout)
+        return calls.understood(models.sam2_answer, answer)
 
     def segment_each(
         self,
         pictures: Iterable[images.Picture],
         *,
         concurrency: int = many.CONCURRENCY,
-        timeout: Timeout = CLIENT_DEFAULT,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
     ) -> Iterator[many.Done[images.Picture, Segmentation]]:
         """Segment one picture after the other of any iterable, an endless one too, `concurrency` at once.
@@ -121,7 +146,7 @@ class Segmenter:
         pictures: Iterable[images.Picture],
         *,
         concurrency: int = many.CONCURRENCY,
-        timeout: Timeout = CLIENT_DEFAULT,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
     ) -> list[many.Done[images.Picture, Segmentation]]:
         """`segment_each` of a list, as a list: `[done.unwrap() for done in segmenter.segment_all(paths)]`."""
@@ -145,13 +170,26 @@ class Segmenter:
                     return
             except InferenceServerException as error:
                 failure = errors.from_triton(error, str(self.address))
-            if time.monotonic() + _POLL_SECONDS > deadline:
-                raise _not_ready(failure, str(self.address), timeout)
-            time.sleep(_POLL_SECONDS)
+            if time.monotonic() + calls.POLL_SECONDS > deadline:
+                raise calls.not_ready(failure, str(self.address), timeout)
+            time.sleep(calls.POLL_SECONDS)
 
     def close(self) -> None:
         """Close the connection. Calls in flight fail."""
         self._client.close()
+
+    def _infer(
+        self,
+        model: str,
+        inputs: list[InferInput],
+        outputs: list[InferRequestedOutput],
+        timeout: calls.Timeout,
+    ) -> Any:
+        limit = calls.seconds(timeout, self.timeout)
+        try:
+            return self._client.infer(model, inputs, outputs=outputs, client_timeout=limit)
+        except InferenceServerException as error:
+            raise errors.from_triton(error, str(self.address), limit) from None
 
     def __enter__(self) -> Self:
         return self
@@ -160,130 +198,3 @@ class Segmenter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncSegmenter:
-    """`Segmenter` for asyncio: the same methods, awaited. Cancelling a task cancels the server's work.
-
-    async with AsyncSegmenter("grpc://localhost:8001") as segmenter:
-        one, two = await asyncio.gather(segmenter.segment("1.jpg"), segmenter.segment("2.jpg"))
-    """
-
-    def __init__(self, url: str, *, timeout: float | None = 120.0) -> None:
-        self.address = parse_address(url)
-        self.timeout = timeout
-        self._opened: Any = None
-
-    async def segment(
-        self,
-        image: images.Picture,
-        *,
-        timeout: Timeout = CLIENT_DEFAULT,
-        **settings: Unpack[request.Settings],
-    ) -> Segmentation:
-        """As `Segmenter.segment`."""
-        encoded = await asyncio.to_thread(
-            images.encode, image
-        )  # reading and packing must not hold up the loop
-        inputs = request.to_inputs(encoded, settings)
-        limit = _seconds(timeout, self.timeout)
-        try:
-            answer = await self._client().infer(
-                request.MODEL,
-                inputs,
-                outputs=request.wanted_outputs(settings),
-                client_timeout=limit,
-            )
-        except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address), limit) from None
-        return _read(answer, encoded)
-
-    def segment_each(
-        self,
-        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
-        *,
-        concurrency: int = many.CONCURRENCY,
-        timeout: Timeout = CLIENT_DEFAULT,
-        **settings: Unpack[request.Settings],
-    ) -> AsyncIterator[many.Done[images.Picture, Segmentation]]:
-        """As `Segmenter.segment_each`, for `async for`; the iterable may be asynchronous."""
-        images.require_several(pictures)
-        request.require_known(settings)
-
-        async def one(picture: images.Picture) -> Segmentation:
-            return await self.segment(picture, timeout=timeout, **settings)
-
-        return many.each_awaited(one, pictures, concurrency)
-
-    async def segment_all(
-        self,
-        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
-        *,
-        concurrency: int = many.CONCURRENCY,
-        timeout: Timeout = CLIENT_DEFAULT,
-        **settings: Unpack[request.Settings],
-    ) -> list[many.Done[images.Picture, Segmentation]]:
-        """As `Segmenter.segment_all`."""
-        each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings)
-        return [done async for done in each]
-
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """As `Segmenter.wait_until_ready`."""
-        deadline = time.monotonic() + timeout
-        while True:
-            left = max(deadline - time.monotonic(), 0.01)
-            failure: Exception | None = None
-            try:
-                if await self._client().is_server_ready(
-                    client_timeout=left
-                ) and await self._client().is_model_ready(request.MODEL, client_timeout=left):
-                    return
-            except InferenceServerException as error:
-                failure = errors.from_triton(error, str(self.address))
-            if time.monotonic() + _POLL_SECONDS > deadline:
-                raise _not_ready(failure, str(self.address), timeout)
-            await asyncio.sleep(_POLL_SECONDS)
-
-    async def close(self) -> None:
-        """Close the connection. Calls in flight fail."""
-        if self._opened is not None:
-            await self._opened.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def _client(self) -> Any:
-        # A channel of grpc.aio belongs to the event loop that runs when it is made: not before the first
-        # call.
-        if self._opened is None:
-            self._opened = tritonclient.grpc.aio.InferenceServerClient(
-                self.address.target, ssl=self.address.tls, channel_args=self.address.channel_options
-            )
-        return self._opened
-
-
-def _seconds(timeout: Timeout, default: float | None) -> float | None:
-    return default if isinstance(timeout, _ClientDefault) else timeout
-
-
-def _not_ready(failure: Exception | None, address: str, timeout: float) -> Exception:
-    if isinstance(failure, (errors.CannotConnect, errors.ModelNotFound)):
-        return failure
-    return errors.DeadlineExceeded(f"{address} was not ready to segment after {timeout:g} s")
-
-
-def _read(answer: Any, picture: images.Encoded) -> Segmentation:
-    """The typed answer from tritonclient's InferResult."""
-    try:
-        body = json.loads(answer.as_numpy("result").item())
-        mask = answer.as_numpy("mask_png")
-        return Segmentation.from_json(body, b"" if mask is None else mask.item(), picture.data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise errors.ServerError(
-            f"the server's answer has another form than this client knows: {error!r}"
-        ) from error

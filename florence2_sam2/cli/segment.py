@@ -148,6 +148,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     """The arguments that are settings of the call, without those that were not given."""
     names = Settings.__annotations__.keys() & vars(arguments).keys()
     given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    given["formats"] = arguments.formats or ()  # what the client would add is not wanted in the output
     if arguments.mask:
         given["output_mask"] = True
     return cast(Settings, {name: value for name, value in given.items() if value is not None})

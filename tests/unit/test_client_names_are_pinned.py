@@ -16,11 +16,15 @@ def test_public_names() -> None:
         "DeadlineExceeded",
         "Done",
         "FilteredObject",
+        "Florence2Answer",
+        "Florence2Settings",
         "InvalidRequest",
         "ModelNotFound",
         "Picture",
         "Polygon",
+        "Region",
         "RequestCancelled",
+        "Sam2Answer",
         "Segmentation",
         "SegmentedObject",
         "Segmenter",
@@ -42,6 +46,8 @@ def test_the_twins_have_the_same_methods() -> None:
 
     assert methods(client.Segmenter) == methods(client.AsyncSegmenter)
     assert set(methods(client.Segmenter)) == {
+        "florence2",
+        "sam2",
         "segment",
         "segment_all",
         "segment_each",

@@ -22,10 +22,14 @@ def sent(image: Any = b"picture", **settings: Any) -> dict[str, tuple[str, list[
         return peer.inputs()
 
 
-def test_nothing_set_is_nothing_sent() -> None:
-    assert sent() == {"image": ("BYTES", [1], b"picture")}
+def test_nothing_set_is_nothing_sent_but_for_the_run_lengths() -> None:
+    options = {"options": ("BYTES", [1], b'{"formats": ["rle"]}')}
+    assert sent() == {"image": ("BYTES", [1], b"picture")} | options
     assert sent(caption=None, area_threshold=None, formats=None) == sent()
-    assert sent("data:image/png;base64,AA") == {"image_url": ("BYTES", [1], b"data:image/png;base64,AA")}
+    url = "data:image/png;base64,AA"
+    assert sent(url) == {"image_url": ("BYTES", [1], url.encode())} | options
+    assert sent(formats=()) == {"image": ("BYTES", [1], b"picture")}
+    assert "options" not in sent(output_mask=True)
 
 
 def test_bytes_arrive_whole() -> None:
@@ -74,7 +78,7 @@ def test_a_caption_is_utf8() -> None:
     ],
 )
 def test_everything_else_is_an_option(name: str, value: Any, expected: Any) -> None:
-    inputs = sent(**{name: value})
+    inputs = sent(**{"formats": (), name: value})
     assert inputs.keys() == {"image", "options"}
     assert inputs["options"][:2] == ("BYTES", [1])
     assert json.loads(inputs["options"][2]) == {name: expected}
