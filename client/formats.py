@@ -31,7 +31,8 @@ def coco(
     """
     names = [*file_names, *[None] * (len(results) - len(file_names))]
     categories: dict[str, int] = {}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (result, name) in enumerate(zip(results, names, strict=True), first_image):
         image = {"id": image_id, "width": result.width, "height": result.height}
         images.append(image if name is None else {**image, "file_name": name})
