@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc.aio
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, images, many, models, request
-from florence2_sam2.client.connection import parse_address
+from florence2_sam2.client import calls, connection, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
+
+Path: TypeAlias = str | os.PathLike[str]
 
 
 class AsyncSegmenter:
@@ -25,9 +27,25 @@ class AsyncSegmenter:
         one, two = await asyncio.gather(segmenter.segment("1.jpg"), segmenter.segment("2.jpg"))
     """
 
-    def __init__(self, url: str, *, timeout: float | None = 120.0) -> None:
-        self.address = parse_address(url)
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout: float | None = 120.0,
+        retries: int = connection.RETRIES,
+        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        root_certificates: Path | None = None,
+        private_key: Path | None = None,
+        certificate_chain: Path | None = None,
+    ) -> None:
+        options = connection.Options(
+            timeout, retries, headers, api_key, root_certificates, private_key, certificate_chain
+        )
+        self.address = connection.parse_address(url)
         self.timeout = timeout
+        self._metadata = options.metadata()
+        self._arguments = options.arguments(self.address)
         self._opened: Any = None
 
     async def segment(
@@ -107,7 +125,9 @@ class AsyncSegmenter:
             try:
                 if await self._client().is_server_ready(
                     client_timeout=left
-                ) and await self._client().is_model_ready(request.MODEL, client_timeout=left):
+                ) and await self._client().is_model_ready(
+                    request.MODEL, headers=self._metadata, client_timeout=left
+                ):
                     return
             except InferenceServerException as error:
                 failure = errors.from_triton(error, str(self.address))
@@ -137,7 +157,9 @@ class AsyncSegmenter:
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
         try:
-            return await self._client().infer(model, inputs, outputs=outputs, client_timeout=limit)
+            return await self._client().infer(
+                model, inputs, outputs=outputs, client_timeout=limit, headers=self._metadata
+            )
         except InferenceServerException as error:
             raise errors.from_triton(error, str(self.address), limit) from None
 
@@ -145,9 +167,7 @@ class AsyncSegmenter:
         # A channel of grpc.aio belongs to the event loop that runs when it is made: not before the first
         # call.
         if self._opened is None:
-            self._opened = tritonclient.grpc.aio.InferenceServerClient(
-                self.address.target, ssl=self.address.tls, channel_args=self.address.channel_options
-            )
+            self._opened = tritonclient.grpc.aio.InferenceServerClient(**self._arguments)
         return self._opened
 
 

@@ -22,7 +22,8 @@ from tritonclient.utils import InferenceServerException
 # What gRPC's own channel says when it is not the server that answered UNAVAILABLE. The status alone does not
 # tell (nor does the debug string of newer grpcio), so its wording has to.
 _FROM_THE_CHANNEL = re.compile(
-    r"failed to connect to all addresses|errors resolving|(dns|name) resolution (failed|failure)"
+    r"failed to connect to all addresses|connections to all backends failing"
+    r"|errors resolving|(dns|name) resolution (failed|failure)"
     r"|socket closed|connection (reset|refused|aborted|attempt timed out|closed)|broken pipe|goaway"
     r"|cancelling all calls|keepalive|(recv|send)msg:|transport (closed|is closing)|channel (closed|is shut)"
     r"|ssl|handshake|no route to host|network is unreachable",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeAlias, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, images, many, models, request
-from florence2_sam2.client.connection import parse_address
+from florence2_sam2.client import calls, connection, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
+
+Path: TypeAlias = str | os.PathLike[str]
 
 
 class Segmenter:
@@ -25,19 +27,40 @@ class Segmenter:
             result.overlay().save("rock-objects.png")
 
     Args:
-        url: `grpc://host:8001`, `grpcs://host` for TLS, or plain `host:8001`. Nothing is connected to yet.
-        timeout: seconds that a call may take; None: no limit.
+        url: `grpc://host:8001`, `grpcs://host` for TLS, or plain `host:8001`. Nothing is connected to yet. Calls go in
+            turn to all servers that the name stands for, or to those of a list of addresses, past those that are lost.
+        timeout: seconds that a call may take, its retries included; None: no limit.
+        retries: how often a call is tried again, after a moment, when a server is lost or full, 0 to 4. Nothing else
+            is: a call changes nothing on a server, but other failures would come again.
+        headers: gRPC metadata of each call, as a proxy before the server may ask for.
+        api_key: short for the header `authorization: Bearer …`.
+        root_certificates, private_key, certificate_chain: PEM files for TLS: the authorities that are trusted in place
+            of the usual ones, and this client's own key and certificate where the server asks for them.
 
     Raises:
-        ValueError: `url` is no address of a gRPC server.
+        ValueError: `url` is no address of a gRPC server, or an option is wrong.
+        OSError: a certificate's file cannot be read.
     """
 
-    def __init__(self, url: str, *, timeout: float | None = 120.0) -> None:
-        self.address = parse_address(url)
-        self.timeout = timeout
-        self._client = tritonclient.grpc.InferenceServerClient(
-            self.address.target, ssl=self.address.tls, channel_args=self.address.channel_options
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout: float | None = 120.0,
+        retries: int = connection.RETRIES,
+        headers: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+        root_certificates: Path | None = None,
+        private_key: Path | None = None,
+        certificate_chain: Path | None = None,
+    ) -> None:
+        options = connection.Options(
+            timeout, retries, headers, api_key, root_certificates, private_key, certificate_chain
         )
+        self.address = connection.parse_address(url)
+        self.timeout = timeout
+        self._metadata = options.metadata()
+        self._client = tritonclient.grpc.InferenceServerClient(**options.arguments(self.address))
 
     def segment(
         self,
@@ -164,9 +187,9 @@ class Segmenter:
             left = max(deadline - time.monotonic(), 0.01)
             failure: Exception | None = None
             try:
-                if self._client.is_server_ready(client_timeout=left) and self._client.is_model_ready(
-                    request.MODEL, client_timeout=left
-                ):
+                if self._client.is_server_ready(
+                    headers=self._metadata, client_timeout=left
+                ) and self._client.is_model_ready(request.MODEL, headers=self._metadata, client_timeout=left):
                     return
             except InferenceServerException as error:
                 failure = errors.from_triton(error, str(self.address))
@@ -187,7 +210,9 @@ class Segmenter:
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
         try:
-            return self._client.infer(model, inputs, outputs=outputs, client_timeout=limit)
+            return self._client.infer(
+                model, inputs, outputs=outputs, client_timeout=limit, headers=self._metadata
+            )
         except InferenceServerException as error:
             raise errors.from_triton(error, str(self.address), limit) from None
 

@@ -244,7 +244,7 @@ def _summary(failures: list[tuple[str, str]], pictures: int) -> str:
 def _no_server(error: SegmenterError, address: str) -> str:
     if isinstance(error, ModelNotFound):
         return f"the Triton server at {address} does not serve the `segment` model ({error.message})"
-    if "failed to connect" in error.message:
+    if "failed to connect" in error.message.lower():
         return f"no server answers at {address}; start one with `florence2-sam2 serve`, or say where it is with --url"
     return error.message
 

@@ -79,6 +79,7 @@ class Peer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.reply = reply
         self.ready = True
         self.received: list[messages.ModelInferRequest] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.address = ""
 
     def ServerReady(self, request: Any, context: Any) -> Any:
@@ -89,6 +90,7 @@ class Peer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: messages.ModelInferRequest, context: grpc.ServicerContext) -> Any:
         self.received.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         try:
             body, mask = self.reply(request)
         except Refusal as refusal:
@@ -112,8 +114,10 @@ class Peer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def serving(reply: Reply = answer, port: int = 0) -> Iterator[Peer]:
-    """A peer on a loopback port."""
+def serving(
+    reply: Reply = answer, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[Peer]:
+    """A peer on a loopback port; with `credentials` under TLS, and then as `localhost`."""
     peer = Peer(reply)
     server = grpc.server(
         futures.ThreadPoolExecutor(8),
@@ -124,7 +128,10 @@ def serving(reply: Reply = answer, port: int = 0) -> Iterator[Peer]:
         ],
     )
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(peer, server)
-    peer.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    if credentials is None:
+        peer.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    else:
+        peer.address = f"grpcs://localhost:{server.add_secure_port(f'127.0.0.1:{port}', credentials)}"
     server.start()
     try:
         yield peer

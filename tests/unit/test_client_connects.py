@@ -75,7 +75,7 @@ def test_a_server_on_this_machine_is_reached_past_the_environments_proxy(
 
 
 def test_another_machine_is_reached_through_the_environments_proxy() -> None:
-    assert "grpc.enable_http_proxy" not in dict(parse_address("segment.example.org").channel_options)
+    assert "grpc.enable_http_proxy" not in dict(parse_address("segment.example.org").channel_options())
 
 
 def test_one_segmenter_serves_many_threads() -> None:
