@@ -7,31 +7,21 @@ Text on a terminal, JSON (one line a picture) into a pipe or a file. Exit code 0
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
-from PIL import Image, UnidentifiedImageError
-
-from florence2_sam2.cli import report
-from florence2_sam2.client import (
-    CannotConnect,
-    InvalidRequest,
-    ModelNotFound,
-    Segmentation,
-    Segmenter,
-    SegmenterError,
-    Settings,
-)
+from florence2_sam2.cli import sources
+from florence2_sam2.cli.results_file import ResultsError, form_of
+from florence2_sam2.cli.segment_files import wrong_usage
+from florence2_sam2.cli.segment_run import results_of, segment
+from florence2_sam2.client import Segmenter, Settings
+from florence2_sam2.client.many import CONCURRENCY
 
 URL_VARIABLE = "FLORENCE2_SAM2_URL"
 DEFAULT_URL = "grpc://localhost:8001"
-_REMOTE = ("http://", "https://", "data:")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "{name} in a FILE stands for the picture's name without its ending. Text on a terminal, JSON into a pipe."
         " Exit code 0: all pictures were segmented, 1: some were not, 2: wrong usage."
     )
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="file, http(s):// URL or data: URL")
+    parser.add_argument(
+        "pictures",
+        nargs="+",
+        metavar="PICTURE",
+        help="file, folder, pattern, http(s):// or data: URL, .jsonl list of paths or URLs, or - for a list on stdin",
+    )
     parser.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
@@ -47,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--timeout", type=float, default=120.0, metavar="SECONDS", help="per picture (default: 120)"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=CONCURRENCY,
+        metavar="N",
+        help="pictures at once (default: %(default)s)",
     )
 
     found = parser.add_argument_group("what to look for (default: whatever Florence-2's own caption names)")
@@ -85,182 +87,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORM",
         help="add rle, coco, geojson … (repeatable)",
     )
+    out.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="all answers in one file, .jsonl, .coco.json or .geojson; a run that was stopped goes on where it was",
+    )
+    out.add_argument("--restart", action="store_true", help="begin --results anew")
+    out.add_argument(
+        "--report", type=Path, metavar="FILE", help="a page (.html) with all pictures, to look through"
+    )
     out.add_argument("--normalized", action="store_true", default=None, help="coordinates 0…1")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    usage = _wrong_usage(arguments)
+    try:
+        source = sources.expand(arguments.pictures, sys.stdin)
+    except sources.SourceError as error:
+        return _complain(str(error), code=2)
+    usage = wrong_usage(arguments, source.pictures if isinstance(source.pictures, list) else [])
     if usage:
         return _complain(usage, code=2)
     try:
         segmenter = Segmenter(arguments.url, timeout=arguments.timeout)
     except ValueError as error:
         return _complain(f"--url: {error}", code=2)
-    as_json = _prints_json(arguments)
-    lines: dict[str, list[str]] = {}  # JSON file → its lines
-    failures: list[tuple[str, str]] = []
-    with segmenter, _written_at_the_end(lines, failures):
-        for index, picture in enumerate(arguments.pictures):
-            try:
-                result = segmenter.segment(picture, **_settings(arguments))
-                written = _write_pictures(result, picture, arguments)
-            except (CannotConnect, ModelNotFound) as error:
-                failures += [
-                    (left, _no_server(error, str(segmenter.address))) for left in arguments.pictures[index:]
-                ]
-                break
-            except (SegmenterError, OSError, ValueError) as error:
-                message = _reason(error, picture)
-                failures.append((picture, message))
-                if as_json:
-                    print(json.dumps({"picture": picture, "error": message}, ensure_ascii=False), flush=True)
-                continue
-            line = json.dumps({"picture": picture, **result.raw}, ensure_ascii=False)
-            if arguments.json not in (None, "-"):
-                lines.setdefault(_file_for(arguments.json, picture), []).append(line)
-            if as_json:
-                print(line, flush=True)
-            else:
-                print(report.describe(result, picture, written), flush=True)
-    if failures:
-        return _complain(_summary(failures, len(arguments.pictures)), code=1)
-    return 0
-
-
-@contextmanager
-def _written_at_the_end(lines: dict[str, list[str]], failures: list[tuple[str, str]]) -> Iterator[None]:
-    """Write the JSON files, also when the loop is broken off: what has been answered is not lost."""
-    try:
-        yield
-    finally:
-        for file, content in lines.items():
-            try:
-                Path(file).write_text("\n".join(content) + "\n", encoding="utf-8")
-            except OSError as error:
-                failures.append((file, error.strerror or str(error)))
-
-
-def _prints_json(arguments: argparse.Namespace) -> bool:
-    return arguments.json == "-" or (arguments.json is None and not sys.stdout.isatty())
+    settings = _settings(arguments)
+    with segmenter, ExitStack() as opened:
+        try:
+            results = results_of(arguments, settings, opened)
+        except (ResultsError, OSError) as error:
+            return _complain(f"--results: {error}", code=2)
+        complaint, code = segment(arguments, source, segmenter, settings, results)
+    return _complain(complaint, code) if complaint else code
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     """The arguments that are settings of the call, without those that were not given."""
     names = Settings.__annotations__.keys() & vars(arguments).keys()
     given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    given["formats"] = arguments.formats or ()  # what the client would add is not wanted in the output
+    formats = dict.fromkeys(arguments.formats or ())  # what the client would add is not wanted in the output
+    if arguments.results is not None and form_of(arguments.results) == "coco":
+        formats["rle"] = None  # else its masks would be the simplified polygons'
+    given["formats"] = tuple(formats)
     if arguments.mask:
         given["output_mask"] = True
     return cast(Settings, {name: value for name, value in given.items() if value is not None})
-
-
-def _write_pictures(result: Segmentation, picture: str, arguments: argparse.Namespace) -> list[str]:
-    """Write the overlay and the mask where asked for; returns the files written."""
-    written = []
-    if arguments.overlay:
-        file = _file_for(arguments.overlay, picture)
-        result.overlay().save(file)
-        written.append(file)
-    if arguments.mask not in (None, "-"):
-        file = _file_for(arguments.mask, picture)
-        if result.mask_png is None:
-            raise ValueError("the server's answer has no mask")
-        Path(file).write_bytes(result.mask_png)
-        written.append(file)
-    return written
-
-
-def _wrong_usage(arguments: argparse.Namespace) -> str | None:
-    """What is wrong with the combination of arguments, checked before anything is sent or written."""
-    if not arguments.timeout > 0:
-        return "--timeout: more than 0 seconds are needed"
-    if arguments.mask == "-" and not _prints_json(arguments):
-        return "--mask: say which FILE the mask goes into, or print it within the JSON with --json"
-    inputs = {Path(picture).resolve() for picture in arguments.pictures if not picture.startswith(_REMOTE)}
-    for option, endings in (("json", (".json", ".jsonl")), ("overlay", ()), ("mask", (".png",))):
-        template = getattr(arguments, option)
-        if template in (None, "-"):
-            continue
-        if endings and not template.lower().endswith(endings):
-            # `--json a.jpg` most likely means the picture a.jpg: writing into it would destroy it.
-            return f"--{option} {template}: FILE must end in {' or '.join(endings)}; pictures go before the options"
-        files = [_file_for(template, picture) for picture in arguments.pictures]
-        if option != "json" and len(set(files)) < len(files):
-            hint = "two pictures have the same name" if "{name}" in template else "write {name} in FILE"
-            return f"--{option} {template}: {len(files)} pictures need a file each: {hint}"
-        taken = next((file for file in files if Path(file).resolve() in inputs), None)
-        if taken:
-            return f"--{option}: {taken} is one of the pictures and would be overwritten"
-        missing = next((file for file in files if not Path(file).parent.is_dir()), None)
-        if missing:
-            return f"--{option}: there is no folder {Path(missing).parent}"
-        if option == "mask":
-            colour = next((file for file in files if _is_colour_picture(file)), None)
-            if colour:
-                return (
-                    f"--mask: {colour} is a picture, not a mask, and would be overwritten; pictures go first"
-                )
-        if option == "overlay":
-            if Path(template).suffix.lower() not in Image.registered_extensions():
-                return f"--overlay {template}: FILE must end in a picture's ending, like .png or .jpg"
-            urls = [picture for picture in arguments.pictures if picture.startswith(_REMOTE)]
-            if urls:
-                return (
-                    f"--overlay: {_short(urls[0])} is fetched by the server only; download it to draw on it"
-                )
-    return None
-
-
-def _is_colour_picture(file: str) -> bool:
-    try:
-        with Image.open(file) as image:
-            return image.mode != "L"
-    except (OSError, UnidentifiedImageError):
-        return False
-
-
-def _file_for(template: str, picture: str) -> str:
-    """`template` with {name} filled in."""
-    if picture.startswith("data:"):
-        name = "picture"
-    elif picture.startswith(_REMOTE):
-        name = Path(urlsplit(picture).path).stem or "picture"
-    else:
-        name = Path(picture).stem
-    return template.replace("{name}", name)
-
-
-def _summary(failures: list[tuple[str, str]], pictures: int) -> str:
-    """All failures, those with the same message in one line."""
-    by_message: dict[str, list[str]] = {}
-    for picture, message in failures:
-        by_message.setdefault(message, []).append(_short(picture))
-    listed = [f"{', '.join(names)}: {message}" for message, names in by_message.items()]
-    if pictures == 1:
-        return listed[0]
-    return "\n  ".join([f"{len(failures)} of {pictures} pictures failed:", *listed])
-
-
-def _no_server(error: SegmenterError, address: str) -> str:
-    if isinstance(error, ModelNotFound):
-        return f"the Triton server at {address} does not serve the `segment` model ({error.message})"
-    if "failed to connect" in error.message.lower():
-        return f"no server answers at {address}; start one with `florence2-sam2 serve`, or say where it is with --url"
-    return error.message
-
-
-def _reason(error: Exception, picture: str) -> str:
-    """One line that says what to do about it."""
-    if isinstance(error, InvalidRequest) and error.field and not error.field.startswith("image"):
-        flag = "--" + error.field.removeprefix("options.").replace("_", "-")
-        return f"{flag}{error.message.removeprefix(error.field)}"
-    if isinstance(error, SegmenterError):
-        return f"{error.message} ({error.code})" if error.code in ("INTERNAL", "UNKNOWN") else error.message
-    if isinstance(error, FileNotFoundError) and error.filename == picture:
-        return "there is no such file"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename == picture else f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _complain(message: str, code: int) -> int:
@@ -273,8 +145,3 @@ def _phrases(text: str) -> list[str]:
     if not phrases:
         raise argparse.ArgumentTypeError("at least one phrase is needed")
     return phrases
-
-
-def _short(picture: str) -> str:
-    """A name for messages: data URLs are cut, they may have megabytes."""
-    return picture[:40] + "…" if picture.startswith("data:") else picture
