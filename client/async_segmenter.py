@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc.aio
@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from florence2_sam2.client import calls, connection, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
 
+P = TypeVar("P", bound=images.Picture)
 Path: TypeAlias = str | os.PathLike[str]
 
 
@@ -89,29 +90,29 @@ class AsyncSegmenter:
 
     def segment_each(
         self,
-        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
+        pictures: Iterable[P] | AsyncIterable[P],
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
-    ) -> AsyncIterator[many.Done[images.Picture, Segmentation]]:
+    ) -> AsyncIterator[many.Done[P, Segmentation]]:
         """As `Segmenter.segment_each`, for `async for`; the iterable may be asynchronous."""
         images.require_several(pictures)
         request.require_known(settings)
 
-        async def one(picture: images.Picture) -> Segmentation:
+        async def one(picture: P) -> Segmentation:
             return await self.segment(picture, timeout=timeout, **settings)
 
         return many.each_awaited(one, pictures, concurrency)
 
     async def segment_all(
         self,
-        pictures: Iterable[images.Picture] | AsyncIterable[images.Picture],
+        pictures: Iterable[P] | AsyncIterable[P],
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
-    ) -> list[many.Done[images.Picture, Segmentation]]:
+    ) -> list[many.Done[P, Segmentation]]:
         """As `Segmenter.segment_all`."""
         each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings)
         return [done async for done in each]

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc
@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from florence2_sam2.client import calls, connection, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
 
+P = TypeVar("P", bound=images.Picture)
 Path: TypeAlias = str | os.PathLike[str]
 
 
@@ -140,12 +141,12 @@ class Segmenter:
 
     def segment_each(
         self,
-        pictures: Iterable[images.Picture],
+        pictures: Iterable[P],
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
-    ) -> Iterator[many.Done[images.Picture, Segmentation]]:
+    ) -> Iterator[many.Done[P, Segmentation]]:
         """Segment one picture after the other of any iterable, an endless one too, `concurrency` at once.
 
         Gives a `Done` for each picture, in order: its `result`, or the `error` that it alone failed with. Pictures are
@@ -159,19 +160,19 @@ class Segmenter:
         images.require_several(pictures)
         request.require_known(settings)
 
-        def one(picture: images.Picture) -> Segmentation:
+        def one(picture: P) -> Segmentation:
             return self.segment(picture, timeout=timeout, **settings)
 
         return many.each(one, pictures, concurrency)
 
     def segment_all(
         self,
-        pictures: Iterable[images.Picture],
+        pictures: Iterable[P],
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         **settings: Unpack[request.Settings],
-    ) -> list[many.Done[images.Picture, Segmentation]]:
+    ) -> list[many.Done[P, Segmentation]]:
         """`segment_each` of a list, as a list: `[done.unwrap() for done in segmenter.segment_all(paths)]`."""
         return list(self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings))
 

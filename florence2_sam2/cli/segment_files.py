@@ -17,9 +17,9 @@ from florence2_sam2.client import Segmentation
 
 def prints_json(arguments: argparse.Namespace) -> bool:
     """Whether answers are printed as JSON."""
-    if arguments.results is not None:
-        return arguments.json == "-"
-    return arguments.json == "-" or (arguments.json is None and not sys.stdout.isatty())
+    if arguments.json is not None or arguments.results is not None:
+        return bool(arguments.json == "-")
+    return not sys.stdout.isatty()
 
 
 class PictureFiles:
