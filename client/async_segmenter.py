@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc.aio
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, connection, errors, images, many, models, request
+from florence2_sam2.client import calls, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
-Path: TypeAlias = str | os.PathLike[str]
 
 
-class AsyncSegmenter:
+class AsyncSegmenter(calls.Caller):
     """`Segmenter` for asyncio: the same methods, awaited. Cancelling a task cancels the server's work.
 
     async with AsyncSegmenter("grpc://localhost:8001") as segmenter:
         one, two = await asyncio.gather(segmenter.segment("1.jpg"), segmenter.segment("2.jpg"))
     """
 
-    def __init__(
-        self,
-        url: str | Sequence[str],
-        *,
-        timeout: float | None = 120.0,
-        retries: int = connection.RETRIES,
-        headers: Mapping[str, str] | None = None,
-        api_key: str | None = None,
-        root_certificates: Path | None = None,
-        private_key: Path | None = None,
-        certificate_chain: Path | None = None,
-    ) -> None:
-        options = connection.Options(
-            timeout, retries, headers, api_key, root_certificates, private_key, certificate_chain
-        )
-        self.address = connection.parse_address(url)
-        self.timeout = timeout
-        self._metadata = options.metadata()
-        self._arguments = options.arguments(self.address)
-        self._opened: Any = None
+    _opened: Any = None
 
     async def segment(
         self,

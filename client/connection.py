@@ -151,7 +151,6 @@ def _looked_up(hosts: Sequence[str]) -> str:
 class Options:
     """How a client talks to its servers, beyond where they are."""
 
-    timeout: float | None = 120.0
     retries: int = RETRIES
     headers: Mapping[str, str] | None = None
     api_key: str | None = None

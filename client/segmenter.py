@@ -2,66 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy.typing as npt
 import tritonclient.grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, connection, errors, images, many, models, request
+from florence2_sam2.client import calls, errors, images, many, models, request
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
-Path: TypeAlias = str | os.PathLike[str]
 
 
-class Segmenter:
+class Segmenter(calls.Caller):
     """A connection to a server's `segment` model. One may be used from many threads.
 
         with Segmenter("grpc://localhost:8001") as segmenter:
             result = segmenter.segment("rock.jpg", area_threshold=1)
             result.overlay().save("rock-objects.png")
 
-    Args:
-        url: `grpc://host:8001`, `grpcs://host` for TLS, or plain `host:8001`. Nothing is connected to yet. Calls go in
-            turn to all servers that the name stands for, or to those of a list of addresses, past those that are lost.
-        timeout: seconds that a call may take, its retries included; None: no limit.
-        retries: how often a call is tried again, after a moment, when a server is lost or full, 0 to 4. Nothing else
-            is: a call changes nothing on a server, but other failures would come again.
-        headers: gRPC metadata of each call, as a proxy before the server may ask for.
-        api_key: short for the header `authorization: Bearer …`.
-        root_certificates, private_key, certificate_chain: PEM files for TLS: the authorities that are trusted in place
-            of the usual ones, and this client's own key and certificate where the server asks for them.
-
-    Raises:
-        ValueError: `url` is no address of a gRPC server, or an option is wrong.
-        OSError: a certificate's file cannot be read.
+    See `florence2_sam2.client.calls.Caller` for the arguments.
     """
 
-    def __init__(
-        self,
-        url: str | Sequence[str],
-        *,
-        timeout: float | None = 120.0,
-        retries: int = connection.RETRIES,
-        headers: Mapping[str, str] | None = None,
-        api_key: str | None = None,
-        root_certificates: Path | None = None,
-        private_key: Path | None = None,
-        certificate_chain: Path | None = None,
-    ) -> None:
-        options = connection.Options(
-            timeout, retries, headers, api_key, root_certificates, private_key, certificate_chain
-        )
-        self.address = connection.parse_address(url)
-        self.timeout = timeout
-        self._metadata = options.metadata()
-        self._client = tritonclient.grpc.InferenceServerClient(**options.arguments(self.address))
+    def _open(self) -> None:
+        self._client = tritonclient.grpc.InferenceServerClient(**self._arguments)
 
     def segment(
         self,
