@@ -22,9 +22,9 @@ def coco(
     """A COCO detection document of one or more pictures.
 
     Each object is an annotation with its mask as compressed RLE (from the server where it sent it, else of the
-    polygons), its box as [x, y, width, height] in pixels, its mask's area, and SAM2's `score`; each label is a
-    category. Ids of images count from `first_image`, those of annotations and categories from 1; `file_names` are
-    those of the pictures, in order.
+    polygons), its box as [x, y, width, height] in pixels, its mask's area, SAM2's `score` and Florence-2's
+    `grounding_score`; each label is a category. Ids of images count from `first_image`, those of annotations and
+    categories from 1; `file_names` are those of the pictures, in order.
 
     Raises:
         ValueError: an object has neither RLE nor polygons, since one mask was asked for.
@@ -49,6 +49,7 @@ def coco(
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": mask.area,
                     "iscrowd": 0,
+                    "grounding_score": item.grounding_score,
                     "score": item.score,
                 }
             )
@@ -57,7 +58,8 @@ def coco(
 
 
 def geojson(result: Segmentation) -> dict[str, Any]:
-    """A FeatureCollection: one MultiPolygon an object, rings closed, with `label` and `score` as properties.
+    """A FeatureCollection: one MultiPolygon an object, rings closed, with `label`, `grounding_score` and `score` as
+    properties.
 
     Coordinates are the answer's: pixels of the picture, or fractions of it; y runs down.
 
@@ -73,7 +75,11 @@ def _feature(item: SegmentedObject) -> Mapping[str, Any]:
     return {
         "type": "Feature",
         "geometry": {"type": "MultiPolygon", "coordinates": [_rings(part) for part in item.polygons]},
-        "properties": {"label": item.label, "score": item.score},
+        "properties": {
+            "label": item.label,
+            "grounding_score": item.grounding_score,
+            "score": item.score,
+        },
     }
 
 

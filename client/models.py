@@ -46,6 +46,8 @@ class Region:
     polygons: tuple[tuple[Point, ...], ...] = ()
     dropped: str | None = None
     """Why it should not be used (`banned_phrase`, `degenerate_box` …); None when it should."""
+    score: float | None = None
+    """Geometric mean of the probabilities of its tokens, label and location; None of polygons."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Florence2Answer:
     """int64 [L]: what transformers' `generate` returns without its first token."""
     log_probability: float
     """Of the whole answer."""
+    token_log_probabilities: npt.NDArray[np.float32] = field(repr=False, compare=False)
+    """float32 [L]: of each of `token_ids`, given those before."""
     warnings: tuple[str, ...]
     timings_ms: Mapping[str, float]
     """`waiting` for a place, `encoding` the prompt, `decoding`."""
@@ -103,6 +107,7 @@ def florence2_answer(answer: Any) -> Florence2Answer:
         tuple(map(_region, json.loads(answer.as_numpy("regions").item()))),
         answer.as_numpy("token_ids"),
         info["log_probability"],
+        answer.as_numpy("token_log_probabilities"),
         tuple(info["warnings"]),
         info["timings_ms"],
     )
@@ -133,7 +138,11 @@ def sam2_answer(answer: Any) -> Sam2Answer:
 
 def outputs(model: str) -> list[InferRequestedOutput]:
     """What is asked of `model`."""
-    names = ("text", "regions", "token_ids", "info") if model == FLORENCE2 else ("masks", "scores")
+    names = (
+        ("text", "regions", "token_ids", "token_log_probabilities", "info")
+        if model == FLORENCE2
+        else ("masks", "scores")
+    )
     return [InferRequestedOutput(name) for name in names]
 
 
@@ -151,6 +160,7 @@ def _region(item: Mapping[str, Any]) -> Region:
         None if quad is None else _points(quad),
         tuple(map(_points, item.get("polygons", ()))),
         item.get("dropped"),
+        item.get("score"),
     )
 
 

@@ -47,6 +47,9 @@ class SegmentedObject:
     """(height, width) of the picture."""
     normalized: bool = field(default=False, kw_only=True, repr=False)
     """Whether `box` and `polygons` are fractions of the picture's width and height."""
+    grounding_score: float | None = field(default=None, kw_only=True)
+    """How sure Florence-2 was of label and box, 0…1: the geometric mean of its tokens' probabilities. Good for putting
+    objects in order; no chance of being right. None for the caller's own boxes."""
     is_part: bool = field(default=False, kw_only=True, repr=False)
     """Whether `polygons` is one part of the object: so it is under `view="compact"`."""
 
@@ -104,6 +107,8 @@ class FilteredObject:
     """The filter that dropped it: `area`, `confidence`, `nms`, …"""
     suppressed_by: int | None = None
     """Index of the object it is a duplicate of, when that one was kept."""
+    grounding_score: float | None = None
+    """As `SegmentedObject`'s."""
 
 
 def kept_objects(body: Mapping[str, Any]) -> tuple[SegmentedObject, ...]:
@@ -116,22 +121,29 @@ def kept_objects(body: Mapping[str, Any]) -> tuple[SegmentedObject, ...]:
     normalized = bool(body.get("parameters", {}).get("normalized"))
     if "objects" not in body:
         return _from_compact(body, size, normalized)
-    return tuple(
-        SegmentedObject(
-            label=item["label"],
-            box=_box(item["box"]),
-            area_ratio=item["area_ratio"],
-            score=item["score"],
-            mask_area=item.get("mask_area"),
-            polygons=tuple(
-                Polygon(_ring(polygon["exterior"]), tuple(_ring(hole) for hole in polygon.get("holes", ())))
-                for polygon in item.get("polygons", ())
-            ),
-            rle=item.get("rle"),
-            size=size,
-            normalized=normalized,
-        )
-        for item in body["objects"]
+    return tuple(object_of(item, size, normalized) for item in body["objects"])
+
+
+def object_of(item: Mapping[str, Any], size: Size, normalized: bool) -> SegmentedObject:
+    """One of an answer's `objects`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not of that form.
+    """
+    return SegmentedObject(
+        label=item["label"],
+        box=box_of(item["box"]),
+        area_ratio=item["area_ratio"],
+        score=item["score"],
+        mask_area=item.get("mask_area"),
+        polygons=tuple(
+            Polygon(_ring(polygon["exterior"]), tuple(_ring(hole) for hole in polygon.get("holes", ())))
+            for polygon in item.get("polygons", ())
+        ),
+        rle=item.get("rle"),
+        size=size,
+        normalized=normalized,
+        grounding_score=item.get("grounding_score"),
     )
 
 
@@ -140,11 +152,12 @@ def filtered_objects(body: Mapping[str, Any]) -> tuple[FilteredObject, ...]:
     return tuple(
         FilteredObject(
             item["label"],
-            _box(item["box"]),
+            box_of(item["box"]),
             item["area_ratio"],
             item["score"],
             item["reason"],
             item.get("suppressed_by"),
+            item.get("grounding_score"),
         )
         for item in body.get("filtered", ())
     )
@@ -155,26 +168,38 @@ def _from_compact(body: Mapping[str, Any], size: Size, normalized: bool) -> tupl
     area = 1 if normalized else size[0] * size[1]
     count = len(body["labels"])
     entries = []
-    for label, box, score, exterior, holes, rle in zip(
+    for label, box, score, exterior, holes, rle, grounding in zip(
         body["labels"],
-        map(_box, body["boxes"]),
+        map(box_of, body["boxes"]),
         body["scores"],
         body.get("polygons", [None] * count),
         body.get("holes", [()] * count),
         body.get("rles", [None] * count),
+        body.get("grounding_scores", [None] * count),
         strict=True,
     ):
         ratio = (box[2] - box[0]) * (box[3] - box[1]) / area
         parts = () if exterior is None else (Polygon(_ring(exterior), tuple(map(_ring, holes))),)
         entries.append(
             SegmentedObject(
-                label, box, ratio, score, None, parts, rle, size=size, normalized=normalized, is_part=True
+                label,
+                box,
+                ratio,
+                score,
+                None,
+                parts,
+                rle,
+                size=size,
+                normalized=normalized,
+                grounding_score=grounding,
+                is_part=True,
             )
         )
     return tuple(entries)
 
 
-def _box(values: list[float]) -> Box:
+def box_of(values: list[float]) -> Box:
+    """Four numbers of an answer, as a box."""
     x1, y1, x2, y2 = values
     return x1, y1, x2, y2
 

@@ -7,6 +7,7 @@ answers give the same labels and the same pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,7 +56,7 @@ class Region:
     """One region in pixels of the upright picture. It has a box, a quad or polygons.
 
     `box`: x1, y1, x2, y2. `quad`: x, y of four corners. `polygons`: each x, y of its points. `dropped`: why it
-    should not be used; None when it should.
+    should not be used; None when it should. `score`: see `parse_regions`; None of polygons.
     """
 
     label: str
@@ -63,9 +64,10 @@ class Region:
     quad: tuple[int, ...] | None = None
     polygons: tuple[tuple[int, ...], ...] = ()
     dropped: Dropped | None = None
+    score: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        body: dict[str, Any] = {"label": self.label, "dropped": self.dropped}
+        body: dict[str, Any] = {"label": self.label, "dropped": self.dropped, "score": self.score}
         if self.box is not None:
             body["box"] = list(self.box)
         if self.quad is not None:
@@ -85,10 +87,12 @@ class Parsed:
 
 @dataclass
 class _Phrase:
-    """Text, and the locations and polygon tokens that follow it."""
+    """Text, and the locations and polygon tokens that follow it; with where in the answer each stands."""
 
     text: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
+    text_at: list[int] = field(default_factory=list)
+    places_at: list[int] = field(default_factory=list)
 
 
 def parse_regions(
@@ -98,6 +102,7 @@ def parse_regions(
     width: int,
     height: int,
     banned: Collection[str] = (),
+    log_probabilities: Sequence[float] | None = None,
 ) -> Parsed:
     """Read an answer of the given form, one of `Form`.
 
@@ -107,11 +112,15 @@ def parse_regions(
     Args:
         token_ids: generated ids, with or without `<s>`, `</s>` and padding.
         width, height: size of the upright picture in pixels.
+        log_probabilities: of each of `token_ids`, given those before. A region's score is the geometric mean of
+            its tokens' probabilities, those of its label and of its own locations.
 
     Raises:
         ValueError: there is no such form.
     """
-    parser = _Parser(tokens, width, height, frozenset(phrase.casefold() for phrase in banned))
+    parser = _Parser(
+        tokens, width, height, frozenset(phrase.casefold() for phrase in banned), log_probabilities
+    )
     phrases = parser.phrases(token_ids)
     if form == "pure_text":
         return Parsed([], [])
@@ -139,8 +148,16 @@ def parse_regions(
 class _Parser:
     """One answer's reading: what is malformed is counted on the way."""
 
-    def __init__(self, tokens: AnswerTokens, width: int, height: int, banned: frozenset[str]) -> None:
+    def __init__(
+        self,
+        tokens: AnswerTokens,
+        width: int,
+        height: int,
+        banned: frozenset[str],
+        log_probabilities: Sequence[float] | None,
+    ) -> None:
         self._tokens = tokens
+        self._log_probabilities = log_probabilities
         # float32 throughout, as in transformers' `dequantize`: the truncation to pixels must fall the same way.
         self._scale = (np.array([width, height], np.float64) / tokens.location_bins).astype(np.float32)
         self._banned = banned
@@ -157,9 +174,10 @@ class _Parser:
         polygon_tokens = {tokens.polygon_start, tokens.polygon_end, tokens.polygon_separator}
         found: list[_Phrase] = []
         current = _Phrase()
-        for token in token_ids:
+        for at, token in enumerate(token_ids):
             if tokens.is_location(token) or token in polygon_tokens:
                 current.places.append(token)
+                current.places_at.append(at)
                 continue
             special = token in tokens.special
             if current.places or (special and current.text):
@@ -167,6 +185,7 @@ class _Parser:
                 current = _Phrase()
             if not special:
                 current.text.append(token)
+                current.text_at.append(at)
         found.append(current)
         located = [phrase for phrase in found if phrase.places]
         self._unlocated = [label for phrase in found if not phrase.places and (label := self._label(phrase))]
@@ -175,7 +194,7 @@ class _Parser:
     def boxes(self, phrase: _Phrase, ban: bool = False, needs_label: bool = True) -> list[Region]:
         label = self._label(phrase)
         regions = []
-        for points in self._groups(phrase, _BOX_LOCATIONS):
+        for points, score in self._groups(phrase, _BOX_LOCATIONS):
             dropped: Dropped | None = None
             x1, y1, x2, y2 = points
             if ban and label.casefold() in self._banned:
@@ -184,14 +203,15 @@ class _Parser:
                 dropped = "no_label"
             elif x2 <= x1 or y2 <= y1:
                 dropped = "degenerate_box"
-            regions.append(Region(label, box=points, dropped=dropped))
+            regions.append(Region(label, box=points, dropped=dropped, score=score))
         return regions
 
     def quads(self, phrase: _Phrase) -> list[Region]:
         label = self._label(phrase)
         dropped: Dropped | None = None if label else "no_label"
         return [
-            Region(label, quad=points, dropped=dropped) for points in self._groups(phrase, _QUAD_LOCATIONS)
+            Region(label, quad=points, dropped=dropped, score=score)
+            for points, score in self._groups(phrase, _QUAD_LOCATIONS)
         ]
 
     def polygons(self, phrase: _Phrase, needs_label: bool = True) -> list[Region]:
@@ -232,13 +252,26 @@ class _Parser:
     def _label(self, phrase: _Phrase) -> str:
         return " ".join(self._tokens.decode(phrase.text).splitlines()).strip()
 
-    def _groups(self, phrase: _Phrase, size: int) -> list[tuple[int, ...]]:
-        """Pixels of each complete group of `size` locations; what remains is counted."""
-        bins = [token for token in phrase.places if self._tokens.is_location(token)]
+    def _groups(self, phrase: _Phrase, size: int) -> list[tuple[tuple[int, ...], float | None]]:
+        """Pixels and score of each complete group of `size` locations; what remains is counted."""
+        found = zip(phrase.places, phrase.places_at, strict=True)
+        bins = [(token, at) for token, at in found if self._tokens.is_location(token)]
         complete = len(bins) // size * size
         self._leftover_locations += len(bins) - complete
-        pixels = self._pixels(bins[:complete])
-        return [pixels[start : start + size] for start in range(0, complete, size)]
+        groups = [bins[start : start + size] for start in range(0, complete, size)]
+        return [
+            (
+                self._pixels([token for token, _ in group]),
+                self._score([*phrase.text_at, *(at for _, at in group)]),
+            )
+            for group in groups
+        ]
+
+    def _score(self, places: list[int]) -> float | None:
+        """Geometric mean of the probabilities of the tokens that stand there."""
+        if self._log_probabilities is None:
+            return None
+        return math.exp(math.fsum(self._log_probabilities[at] for at in places) / len(places))
 
     def _instances(self, places: list[int]) -> list[list[int]]:
         start, end = self._tokens.polygon_start, self._tokens.polygon_end

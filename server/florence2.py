@@ -31,6 +31,7 @@ class Florence2Answer:
     `text`: the answer as text; location tokens stay in it (`<loc_17>`) but for tasks that answer in words only.
     `regions`: in pixels of the upright picture, those marked `dropped` included. `token_ids` INT64 [L]: what
     transformers' `generate` returns without its first token. `log_probability`: of the whole answer.
+    `token_log_probabilities` FP32 [L]: of each token, given those before; 0 of one that the settings force.
     `timings_ms`: `waiting` for a place, `encoding` the prompt, `decoding`.
     """
 
@@ -41,6 +42,7 @@ class Florence2Answer:
     timings_ms: dict[str, float]
     steps: int
     log_probability: float
+    token_log_probabilities: NDArray[np.float32]
 
     def info(self) -> dict[str, Any]:
         """What is neither text nor region, as JSON."""
@@ -85,6 +87,7 @@ class Florence2:
         image_size: tuple[int, int] | None = None,
         options: Florence2Options = Florence2Options(),  # noqa: B008 - frozen
         cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[list[int]], None] | None = None,
     ) -> Future[Florence2Answer]:
         """Queue a request.
 
@@ -95,6 +98,7 @@ class Florence2:
             image_size: width and height of the upright picture, needed by tasks that answer with regions.
             cancelled: asked before the request begins and after each token, from another thread: true ends it with
                 Cancelled, an exception with that exception.
+            progress: gets the token ids so far, now and then, from another thread; a beam search may take them back.
 
         Raises:
             InvalidRequest: a field is wrong.
@@ -121,10 +125,14 @@ class Florence2:
             except Exception as error:
                 answer.set_exception(error)
 
-        self._engine.submit(features, prompt.ids, settings, options.priority, cancelled).add_done_callback(
-            finish
-        )
+        running = self._engine.submit(features, prompt.ids, settings, options.priority, cancelled, progress)
+        running.add_done_callback(finish)
         return answer
+
+    def words(self, token_ids: list[int]) -> str:
+        """The words of an answer that is not finished."""
+        text, _ = self._prompts.words(token_ids)
+        return text.rstrip("\ufffd")  # a character's other bytes are in tokens to come
 
     def load(self) -> dict[str, int]:
         """How many requests wait and decode, and the rows in use."""
@@ -173,7 +181,14 @@ class Florence2:
             found = [f"removed from the text: {' '.join(removed)}"] if removed else []
         else:
             text = self._prompts.text(ids)
-            parsed = parse_regions(ids, form, self._answer_tokens, *image_size, self._manifest.banned_phrases)
+            parsed = parse_regions(
+                ids,
+                form,
+                self._answer_tokens,
+                *image_size,
+                self._manifest.banned_phrases,
+                completed.token_log_probabilities,
+            )
             regions, found = parsed.regions, parsed.warnings
         return Florence2Answer(
             text=text,
@@ -187,4 +202,5 @@ class Florence2:
             },
             steps=completed.steps,
             log_probability=completed.log_probability,
+            token_log_probabilities=np.array(completed.token_log_probabilities, np.float32),
         )

@@ -7,6 +7,7 @@ other requests.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -29,13 +30,14 @@ class Continuation(NamedTuple):
 
 @dataclass(frozen=True)
 class Generated:
-    """The chosen sequence without the decoder's start token, and the sum of its tokens' log-probabilities.
+    """The chosen sequence without the decoder's start token, the sum of its tokens' log-probabilities, and each one's.
 
     A forced token counts 0, as in transformers' beam scores.
     """
 
     token_ids: list[int]
     log_probability: float
+    token_log_probabilities: list[float]
 
 
 class Search(Protocol):
@@ -47,6 +49,9 @@ class Search(Protocol):
         """
 
     def result(self) -> Generated: ...
+
+    def so_far(self) -> list[int]:
+        """The tokens of what would be the answer now; a beam search may still come to another one."""
 
 
 def start(settings: Settings) -> Search:
@@ -61,17 +66,21 @@ class Greedy:
         self._settings = settings
         self._tokens: list[int] = []
         self._log_probability = np.float32(0)
+        self._token_log_probabilities: list[float] = []
         self._ngrams = NGrams(settings.no_repeat_ngram_size)
         self._ngrams.append(settings.decoder_start)
 
     def step(self, logits: Logits) -> Continuation | None:
         settings = self._settings
         token = settings.forced(len(self._tokens))
+        log_probability = np.float32(0)
         if token is None:
             (top,), (log_sum,) = log_normalisers(logits)
             _ban(logits, settings, len(self._tokens), [self._ngrams])
             token = int(logits[0].argmax())
-            self._log_probability += logits[0, token] - top - log_sum
+            log_probability = logits[0, token] - top - log_sum
+        self._log_probability += log_probability
+        self._token_log_probabilities.append(float(log_probability))
         self._tokens.append(token)
         self._ngrams.append(token)
         if token == settings.eos or len(self._tokens) == settings.max_new_tokens:
@@ -79,7 +88,10 @@ class Greedy:
         return Continuation([token], [0])
 
     def result(self) -> Generated:
-        return Generated(self._tokens, float(self._log_probability))
+        return Generated(self._tokens, float(self._log_probability), self._token_log_probabilities)
+
+    def so_far(self) -> list[int]:
+        return list(self._tokens)
 
 
 class _Candidate(NamedTuple):
@@ -90,14 +102,18 @@ class _Candidate(NamedTuple):
 
 class _Beam(NamedTuple):
     tokens: tuple[int, ...]
-    log_probability: float
+    log_probabilities: tuple[float, ...]  # of the sequence's first 0, 1, 2 … tokens together
     ngrams: NGrams
+
+    @property
+    def log_probability(self) -> float:
+        return self.log_probabilities[-1]
 
 
 class _Finished(NamedTuple):
     score: float
     tokens: tuple[int, ...]
-    log_probability: float
+    log_probabilities: tuple[float, ...]
 
 
 class BeamSearch:
@@ -113,7 +129,7 @@ class BeamSearch:
         self._settings = settings
         ngrams = NGrams(settings.no_repeat_ngram_size)
         ngrams.append(settings.decoder_start)
-        self._beams = [_Beam((), 0.0, ngrams)]
+        self._beams = [_Beam((), (0.0,), ngrams)]
         self._finished: list[_Finished] = []
 
     def step(self, logits: Logits) -> Continuation | None:
@@ -138,7 +154,12 @@ class BeamSearch:
 
     def result(self) -> Generated:
         best = self._finished[0]
-        return Generated(list(best.tokens), best.log_probability)
+        sums = best.log_probabilities
+        each = [after - before for before, after in itertools.pairwise(sums)]
+        return Generated(list(best.tokens), sums[-1], each)
+
+    def so_far(self) -> list[int]:
+        return list(self._beams[0].tokens)
 
     def _candidates(self, logits: Logits) -> list[_Candidate]:
         """The best continuations of all rows, best first; of equal ones the first."""
@@ -161,8 +182,10 @@ class BeamSearch:
     def _finish(self, ended: _Candidate, length: int) -> None:
         """Keep an ended sequence if it is among the `num_beams` best ended ones; of equal ones the earlier stays."""
         score = np.float32(ended.log_probability) / np.float32(length**self._settings.length_penalty)
-        tokens = (*self._beams[ended.parent].tokens, ended.token)
-        self._finished.append(_Finished(float(score), tokens, ended.log_probability))
+        parent = self._beams[ended.parent]
+        tokens = (*parent.tokens, ended.token)
+        sums = (*parent.log_probabilities, ended.log_probability)
+        self._finished.append(_Finished(float(score), tokens, sums))
         self._finished.sort(key=lambda finished: -finished.score)
         del self._finished[self._settings.num_beams :]
 
@@ -186,7 +209,8 @@ class BeamSearch:
             beam = self._beams[child.parent]
             ngrams = beam.ngrams if last_child[child.parent] is child else beam.ngrams.fork()
             ngrams.append(child.token)
-            beams.append(_Beam((*beam.tokens, child.token), child.log_probability, ngrams))
+            sums = (*beam.log_probabilities, child.log_probability)
+            beams.append(_Beam((*beam.tokens, child.token), sums, ngrams))
         return beams
 
 

@@ -29,6 +29,7 @@ class Candidate:
     label: str
     box: Box
     area_ratio: float = 0.0  # box area over picture area
+    grounding_score: float | None = None  # how sure Florence-2 was of the box; None: it is not its own
     score: float | None = None  # SAM2's predicted IoU; None: SAM2 never saw the box
     reason: str | None = None
     suppressed_by: Candidate | None = None

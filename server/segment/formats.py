@@ -36,6 +36,7 @@ def coco_document(kept: list[Candidate], width: int, height: int) -> Json:
                 "bbox": [float(x) for x in box],
                 "area": int(candidate.mask.area),
                 "iscrowd": 0,
+                "grounding_score": candidate.grounding_score,
                 "score": candidate.score,
             }
         )
@@ -66,7 +67,11 @@ def geojson_document(
                     "type": "MultiPolygon",
                     "coordinates": [[closed(part.exterior), *map(closed, part.holes)] for part in parts],
                 },
-                "properties": {"label": candidate.label, "score": candidate.score},
+                "properties": {
+                    "label": candidate.label,
+                    "grounding_score": candidate.grounding_score,
+                    "score": candidate.score,
+                },
             }
             for candidate, parts in zip(kept, polygons, strict=True)
         ],

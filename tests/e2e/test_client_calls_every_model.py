@@ -30,8 +30,13 @@ def test_florence2(server: EmbeddedServer) -> None:
         wanted = json.loads(plain["regions"].item())
         assert len(answer.regions) == len(wanted) > 0
         assert answer.regions[0] == Region(
-            wanted[0]["label"], tuple(wanted[0]["box"]), dropped=wanted[0]["dropped"]
+            wanted[0]["label"],
+            tuple(wanted[0]["box"]),
+            dropped=wanted[0]["dropped"],
+            score=wanted[0]["score"],
         )
+        assert np.array_equal(answer.token_log_probabilities, plain["token_log_probabilities"])
+        assert 0 < answer.regions[0].score < 1
         assert answer.log_probability == pytest.approx(
             json.loads(plain["info"].item())["log_probability"], rel=1e-3
         )

@@ -98,6 +98,42 @@ def test_captions_and_boxes_of_drawn_scenes(florence2: Florence2, model: Any, be
         assert grounded.text == text.replace("<s>", "").replace("</s>", "")
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_probabilities_of_tokens_and_scores_of_boxes(florence2: Florence2, model: Any, beams: int) -> None:
+    """transformers is given the generated tokens and says how probable each was after those before it."""
+    first, last = SPEC.tokens.location_first, SPEC.tokens.location_first + SPEC.tokens.location_bins
+    options = Florence2Options(num_beams=beams)
+    scored = 0
+    for scene in SCENES[:4]:
+        seen = features(model, scene.image)
+        text = ". ".join(thing.phrase for thing in scene.objects)
+        answer = florence2.submit(seen, GROUNDING, text, SIZE, options).result()
+        ids = answer.token_ids
+        inputs = processor(text=GROUNDING + text, images=Image.fromarray(scene.image), return_tensors="pt")
+        before = torch.tensor([[SPEC.tokens.decoder_start, *ids[:-1].tolist()]])
+        with torch.no_grad():
+            logits = model(**inputs, decoder_input_ids=before).logits[0].double()
+        expected = logits.log_softmax(-1)[torch.arange(len(ids)), torch.from_numpy(ids)].numpy()
+        expected[0] = 0.0  # <s> is forced
+        assert answer.token_log_probabilities == pytest.approx(expected, abs=2e-4)
+        assert answer.log_probability == pytest.approx(expected.sum(), abs=2e-3)
+        label: list[int] = []
+        boxes: list[list[int]] = []  # where the tokens of each box and of its label are
+        for at, token in enumerate(ids.tolist()):
+            if token in (SPEC.tokens.bos, SPEC.tokens.eos):
+                continue
+            if not first <= token < last:
+                label = [*label, at] if at - 1 in label else [at]
+                continue
+            if not boxes or len(boxes[-1][1]) == 4 or boxes[-1][0] is not label:
+                boxes.append([label, []])
+            boxes[-1][1].append(at)
+        for region, (words, places) in zip(answer.regions, boxes, strict=True):
+            assert region.score == pytest.approx(np.exp(expected[[*words, *places]].mean()), abs=1e-4)
+            scored += 1
+    assert scored > 5
+
+
 def without_nonsense(boxes: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """transformers' boxes but for empty and inverted ones and phrases that are banned in another case."""
     banned = {phrase.casefold() for phrase in SPEC.banned_phrases}

@@ -113,7 +113,11 @@ def test_shapely_reads_the_polygons(masks: list[np.ndarray], normalized: bool) -
         assert shape.is_valid
         assert shape.area * scale[0] * scale[1] == pytest.approx(mask.sum())
         assert np.array_equal(shapely.contains_xy(shape, xs / scale[0], ys / scale[1]), mask)
-        assert feature["properties"] == {"label": f"thing {index % 2}", "score": 0.5 + index / 10}
+        assert feature["properties"] == {
+            "label": f"thing {index % 2}",
+            "grounding_score": None,
+            "score": 0.5 + index / 10,
+        }
 
 
 @given(some_masks, st.booleans())

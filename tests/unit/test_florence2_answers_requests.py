@@ -110,7 +110,7 @@ class Scripted:
     """Stands for the engine, so that the model says what the test wants read."""
 
     def __init__(self, token_ids: list[int]) -> None:
-        self.completed = Completed(token_ids, -1.0, 1, 0.0, 0.0, 0.0)
+        self.completed = Completed(token_ids, -1.0, [-0.5] * len(token_ids), 1, 0.0, 0.0, 0.0)
 
     def submit(self, *_: Any) -> Future[Completed]:
         future: Future[Completed] = Future()

@@ -161,12 +161,13 @@ def test_log_probability_is_the_sum_over_the_chosen_tokens(
     s = dataclasses.replace(s, num_beams=beams)
     generated = run(model, s)
     history: tuple[int, ...] = (START,)
-    total = 0.0
+    each = []
     for token in generated.token_ids:
-        if s.forced(len(history) - 1) is None:
-            total += float(log_softmax(model.logits(history))[token])
+        forced = s.forced(len(history) - 1) is not None
+        each.append(0.0 if forced else float(log_softmax(model.logits(history))[token]))
         history += (token,)
-    assert generated.log_probability == pytest.approx(total, abs=1e-4)
+    assert generated.log_probability == pytest.approx(sum(each), abs=1e-4)
+    assert generated.token_log_probabilities == pytest.approx(each, abs=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,8 +197,25 @@ def test_unknown_forms_are_a_bug() -> None:
         parse(form="sculpture")
 
 
+def test_a_score_is_the_mean_over_the_label_and_the_boxs_own_locations() -> None:
+    answer = ids(BOS, "ab", BOX, OTHER, "c", BOX, EOS)
+    probabilities = np.linspace(0.1, 0.9, len(answer))
+    parsed = parse_regions(
+        answer, "phrase_grounding", TOKENS, 1000, 500, log_probabilities=np.log(probabilities)
+    )
+    places = ([1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 9, 10], [11, 12, 13, 14, 15])
+    assert [region.score for region in parsed.regions] == [
+        pytest.approx(np.prod(probabilities[at]) ** (1 / len(at))) for at in places
+    ]
+    quad = parse_regions(ids(BOX, BOX), "ocr", TOKENS, 10, 10, log_probabilities=[-1.0] * 8).regions[0]
+    assert quad.score == pytest.approx(np.exp(-1))
+    polygon = parse_regions(ids(TRIANGLE), "polygons", TOKENS, 10, 10, log_probabilities=[-1.0] * 6)
+    assert polygon.regions[0].score is None
+
+
 def test_json_has_what_there_is() -> None:
-    assert parse("cat", BOX).regions[0].as_json() == {"label": "cat", "dropped": None, "box": list(PIXELS)}
+    plain = parse("cat", BOX).regions[0].as_json()
+    assert plain == {"label": "cat", "dropped": None, "score": None, "box": list(PIXELS)}
     quad = parse("cat", (*BOX, *BOX), form="ocr").regions[0].as_json()
     assert quad["quad"] == [*PIXELS, *PIXELS]
     assert "box" not in quad
