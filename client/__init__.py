@@ -11,6 +11,17 @@ from florence2_sam2.client.errors import (
     ServerError,
     ServerOverloaded,
 )
+from florence2_sam2.client.events import (
+    BoxesFound,
+    CaptionText,
+    CaptionWritten,
+    Event,
+    Finished,
+    FoundBox,
+    MasksMade,
+    ObjectDone,
+    Started,
+)
 from florence2_sam2.client.images import Picture
 from florence2_sam2.client.many import Done
 from florence2_sam2.client.models import Florence2Answer, Florence2Settings, Region, Sam2Answer
@@ -21,14 +32,22 @@ from florence2_sam2.client.segmenter import Segmenter
 
 __all__ = [
     "AsyncSegmenter",
+    "BoxesFound",
     "CannotConnect",
+    "CaptionText",
+    "CaptionWritten",
     "DeadlineExceeded",
     "Done",
+    "Event",
     "FilteredObject",
+    "Finished",
     "Florence2Answer",
     "Florence2Settings",
+    "FoundBox",
     "InvalidRequest",
+    "MasksMade",
     "ModelNotFound",
+    "ObjectDone",
     "Picture",
     "Polygon",
     "Region",
@@ -41,4 +60,5 @@ __all__ = [
     "ServerError",
     "ServerOverloaded",
     "Settings",
+    "Started",
 ]

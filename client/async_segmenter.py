@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -13,7 +14,7 @@ import tritonclient.grpc.aio
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, images, many, models, request
+from florence2_sam2.client import calls, errors, events, images, many, models, request, streams
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
@@ -66,6 +67,21 @@ class AsyncSegmenter(calls.Caller):
         inputs = models.sam2_inputs(await _encoded(image), boxes)
         answer = await self._infer(models.SAM2, inputs, models.outputs(models.SAM2), timeout)
         return calls.understood(models.sam2_answer, answer)
+
+    async def stream(
+        self,
+        image: images.Picture,
+        *,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> AsyncGenerator[events.Event, None]:
+        """As `Segmenter.stream`, for `async for`."""
+        call = events.Call.of(await _encoded(image), settings)
+        limit = calls.seconds(timeout, self.timeout)
+        told = streams.awaited(call, self._client(), self._metadata, str(self.address), limit)
+        async with contextlib.aclosing(told):
+            async for event in told:
+                yield event
 
     def segment_each(
         self,

@@ -112,7 +112,10 @@ def _service_config(retries: int) -> dict[str, Any]:
         }
         config["methodConfig"] = [
             {
-                "name": [{"service": "inference.GRPCInferenceService", "method": "ModelInfer"}],
+                "name": [
+                    {"service": "inference.GRPCInferenceService", "method": "ModelInfer"},
+                    {"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"},
+                ],
                 "retryPolicy": policy,
             }
         ]

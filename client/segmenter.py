@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -12,7 +12,7 @@ import tritonclient.grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, images, many, models, request
+from florence2_sam2.client import calls, errors, events, images, many, models, request, streams
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
@@ -106,6 +106,28 @@ class Segmenter(calls.Caller):
         inputs = models.sam2_inputs(images.encode(image), boxes)
         answer = self._infer(models.SAM2, inputs, models.outputs(models.SAM2), timeout)
         return calls.understood(models.sam2_answer, answer)
+
+    def stream(
+        self,
+        image: images.Picture,
+        *,
+        timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        **settings: Unpack[request.Settings],
+    ) -> Generator[events.Event, None, None]:
+        """`segment`, told while it goes on: `for event in segmenter.stream("rock.jpg", area_threshold=1): …`
+
+        Gives the caption as it is written, then the boxes, then each object as it is done, and last a `Finished` with
+        what `segment` answers (see `florence2_sam2.client.events`). Whoever leaves the loop before cancels the work.
+
+        Args:
+            as `segment`'s.
+
+        Raises:
+            As `segment`: before anything is sent when it is called, the others from the loop.
+        """
+        call = events.Call.of(images.encode(image), settings)
+        limit = calls.seconds(timeout, self.timeout)
+        return streams.blocking(call, self._arguments, self._metadata, str(self.address), limit)
 
     def segment_each(
         self,

@@ -71,7 +71,13 @@ class DirectModels:
         return features
 
     async def generate(
-        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+        self,
+        features: Floats,
+        size: tuple[int, int],
+        task: str,
+        text: str,
+        options: GenerationOptions,
+        tell: Callable[[str], None],
     ) -> Generated:
         given = Florence2Options(
             options.num_beams,
@@ -81,7 +87,7 @@ class DirectModels:
         )
         answer = await asyncio.wrap_future(self.florence2.submit(features, task, text, size, given))
         rows = [region.as_json() for region in answer.regions]
-        regions = [Region(row["label"], tuple(row["box"]), row["dropped"]) for row in rows if "box" in row]
+        regions = [Region.from_json(row) for row in rows if "box" in row]
         return Generated(answer.text, tuple(regions), tuple(answer.warnings))
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:

@@ -7,6 +7,7 @@ import what the server has, and nothing of the bench.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -47,9 +48,15 @@ class FixedBoxes:
     """
 
     async def generate(
-        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+        self,
+        features: Floats,
+        size: tuple[int, int],
+        task: str,
+        text: str,
+        options: GenerationOptions,
+        tell: Callable[[str], None],
     ) -> Generated:
-        answer: Generated = await super().generate(features, size, task, text, options)  # type: ignore[misc]
+        answer: Generated = await super().generate(features, size, task, text, options, tell)  # type: ignore[misc]
         if task != GROUNDING:
             return answer
         boxes = boxes_for(text, *size)

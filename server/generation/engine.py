@@ -18,6 +18,7 @@ from florence2_sam2.server.generation.settings import Settings
 from florence2_sam2.server.generation.waiting import Completed, Priority, Request, Waiting
 
 _SWEEP_S = 0.05  # how often those who wait are asked whether they still want to
+_PROGRESS_S = 0.03  # a text's progress is told no more often: an eye sees no more
 
 
 @dataclass(eq=False)
@@ -32,6 +33,13 @@ class _Sequence:
     encoding_s: float
     began: float
     steps: int = 0
+    told: float = 0.0
+
+    def tell(self) -> None:
+        """Its tokens so far, to whoever wants to know."""
+        if self.request.progress is not None and (now := time.monotonic()) - self.told >= _PROGRESS_S:
+            self.told = now
+            self.request.progress(self.search.so_far())
 
     def complete(self) -> None:
         generated = self.search.result()
@@ -39,6 +47,7 @@ class _Sequence:
             Completed(
                 generated.token_ids,
                 generated.log_probability,
+                generated.token_log_probabilities,
                 self.steps,
                 self.waiting_s,
                 self.encoding_s,
@@ -83,11 +92,13 @@ class Engine:
         settings: Settings,
         priority: Priority = "interactive",
         cancelled: Callable[[], bool] = lambda: False,
+        progress: Callable[[list[int]], None] | None = None,
     ) -> Future[Completed]:
         """Queue a request. `image_features` [T, D], `prompt_ids` [P] with `<s>` and `</s>`.
 
         `cancelled` is called from the engine's thread before the request begins and after each of its steps; it
-        must be quick. When it is true the future gets Cancelled, when it raises, that error.
+        must be quick. When it is true the future gets Cancelled, when it raises, that error. `progress` gets the tokens
+        so far, after a step, now and then; a beam search may take them back.
 
         Raises:
             Overloaded: `max_waiting` requests wait already, or the engine has been closed.
@@ -95,7 +106,7 @@ class Engine:
         """
         if settings.num_beams > self._decoder.max_rows:
             raise ValueError(f"{settings.num_beams} beams do not fit {self._decoder.max_rows} rows")
-        request = Request(image_features, prompt_ids, settings, priority, cancelled)
+        request = Request(image_features, prompt_ids, settings, priority, cancelled, progress)
         with self._changed:
             if self._closed:
                 raise Overloaded("the server is shutting down")
@@ -224,6 +235,7 @@ class Engine:
                 sequence.complete()
                 return None
             sequence.tokens = continuation.tokens
+            sequence.tell()
             return self._reorder(sequence, continuation.parents)
         except Exception as error:
             sequence.request.fail(error)

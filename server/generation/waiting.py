@@ -23,12 +23,14 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "bulk")
 class Completed:
     """A request's answer and what it cost.
 
-    `token_ids`: without the decoder's start token. `log_probability`: their sum. `steps`: decoder runs it took part
-    in. Seconds: waiting for rows, in the text encoder, and from its first to its last step.
+    `token_ids`: without the decoder's start token. `log_probability`: their sum. `token_log_probabilities`: each one's.
+    `steps`: decoder runs it took part in. Seconds: waiting for rows, in the text encoder, and from its first to its
+    last step.
     """
 
     token_ids: list[int]
     log_probability: float
+    token_log_probabilities: list[float]
     steps: int
     waiting_s: float
     encoding_s: float
@@ -37,13 +39,14 @@ class Completed:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One sequence to generate. `cancelled` may also raise: the request then fails with that error."""
+    """One sequence to generate. `cancelled` and `progress` may also raise: the request then fails with that error."""
 
     image_features: NDArray[np.float32]  # [T, D]
     prompt_ids: NDArray[np.int64]  # [P]
     settings: Settings
     priority: Priority
     cancelled: Callable[[], bool]
+    progress: Callable[[list[int]], None] | None = None
     future: Future[Completed] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
 

@@ -15,7 +15,7 @@ import tritonclient.grpc as grpc
 from florence2_sam2.server.launch.connection import connect
 
 # Each may call those after it, and the leaves.
-CALLERS = ("segment_http", "segment", "florence2", "sam2")
+CALLERS = ("segment_stream", "segment_http", "segment", "florence2", "sam2")
 POLL_SECONDS = 0.05
 
 

@@ -37,6 +37,7 @@ def build_answer(
     picture: Picture,
     identities: dict[str, Json],
     mask_url: Callable[[bytes], tuple[str, str | None]],
+    found: Callable[[int, Json], None] | None = None,
 ) -> Answer:
     """Write the answer.
 
@@ -44,14 +45,23 @@ def build_answer(
         picture: for the preview.
         identities: what the answer says of each model.
         mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
+        found: is told of each object as soon as it is written, with its index.
     """
     began = time.perf_counter()
     options, kept = request.options, outcome.kept
     frame = _Frame(outcome.width, outcome.height, options.normalized)
     warnings = list(outcome.warnings)
+    needs_polygons = not request.output_mask or "geojson" in options.formats
     polygons: list[list[Polygon]] = []
-    if not request.output_mask or "geojson" in options.formats:
-        polygons = [mask_to_polygons(_mask(candidate), request.polygon_precision) for candidate in kept]
+    objects: list[Json] = []
+    for index, candidate in enumerate(kept):
+        if needs_polygons:
+            polygons.append(mask_to_polygons(_mask(candidate), request.polygon_precision))
+        if options.view == "full" or found is not None:
+            shown = None if request.output_mask else polygons[index]
+            objects.append(_object(candidate, shown, frame, options.formats))
+            if found is not None:
+                found(index, objects[index])
 
     result: Json = {
         "image": {"width": outcome.width, "height": outcome.height},
@@ -61,11 +71,7 @@ def build_answer(
     if options.view == "compact":
         result |= _compact(kept, None if request.output_mask else polygons, frame, options.formats)
     else:
-        shown = None if request.output_mask else polygons
-        result["objects"] = [
-            _object(candidate, shown[index] if shown is not None else None, frame, options.formats)
-            for index, candidate in enumerate(kept)
-        ]
+        result["objects"] = objects
     result["filtered"] = [_filtered(candidate, kept, frame) for candidate in outcome.dropped]
 
     mask_png = b""
@@ -94,6 +100,25 @@ def build_answer(
         np.array([candidate.score for candidate in kept], np.float32),
         [candidate.label for candidate in kept],
     )
+
+
+def found_boxes(outcome: Outcome, normalized: bool) -> list[Json]:
+    """All candidates as they are before SAM2 sees them."""
+    frame = _Frame(outcome.width, outcome.height, normalized)
+    return [
+        {
+            "label": candidate.label,
+            "box": frame.box(candidate.box),
+            "area_ratio": round(candidate.area_ratio, 6),
+            "grounding_score": _rounded(candidate.grounding_score),
+            "reason": candidate.reason,
+        }
+        for candidate in outcome.candidates
+    ]
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 6)
 
 
 def _mask(candidate: Candidate) -> CroppedMask:
@@ -135,7 +160,8 @@ def _object(
         "label": candidate.label,
         "box": frame.box(candidate.box),
         "area_ratio": round(candidate.area_ratio, 6),
-        "score": round(candidate.score or 0.0, 6),
+        "grounding_score": _rounded(candidate.grounding_score),
+        "score": _rounded(candidate.score),
         "mask_area": int(mask.area),
     }
     if polygons is not None:
@@ -171,7 +197,8 @@ def _compact(
         view["holes"] = [[frame.points(hole) for hole in part.holes] for _, part in parts if part is not None]
     view["labels"] = [candidate.label for candidate, _ in parts]
     view["boxes"] = [frame.box(candidate.box) for candidate, _ in parts]
-    view["scores"] = [round(candidate.score or 0.0, 6) for candidate, _ in parts]
+    view["grounding_scores"] = [_rounded(candidate.grounding_score) for candidate, _ in parts]
+    view["scores"] = [_rounded(candidate.score) for candidate, _ in parts]
     extras = [_mask_formats(_mask(candidate), formats) for candidate, _ in parts]
     for name in ("rle", "mask"):
         if any(name in extra for extra in extras):
@@ -184,7 +211,8 @@ def _filtered(candidate: Candidate, kept: list[Candidate], frame: _Frame) -> Jso
         "label": candidate.label,
         "box": frame.box(candidate.box),
         "area_ratio": round(candidate.area_ratio, 6),
-        "score": None if candidate.score is None else round(candidate.score, 6),
+        "grounding_score": _rounded(candidate.grounding_score),
+        "score": _rounded(candidate.score),
         "reason": candidate.reason,
     }
     winner = [index for index, other in enumerate(kept) if other is candidate.suppressed_by]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Tell = Callable[[Any], None]
 
 
 @dataclass
@@ -23,10 +24,15 @@ class Counts:
 
 @dataclass
 class _Work:
-    """A task that `callers` wait for. It belongs to none of them."""
+    """A task that `callers` wait for. It belongs to none of them. `listeners` are those who hear of its progress."""
 
-    task: asyncio.Task[Any]
+    task: asyncio.Task[Any] | None = None
     callers: int = 0
+    listeners: list[Tell] = field(default_factory=list)
+
+    def tell(self, event: Any) -> None:
+        for heard in list(self.listeners):
+            heard(event)
 
 
 @dataclass
@@ -50,9 +56,10 @@ class Memory:
     async def recall(
         self,
         key: Hashable,
-        work: Callable[[], Awaitable[T]],
+        work: Callable[[Tell], Awaitable[T]],
         size: Callable[[T], int],
         lane: Hashable = None,
+        heard: Tell | None = None,
     ) -> T:
         """The result of `work`, which is only done when it is neither kept nor under way.
 
@@ -63,37 +70,48 @@ class Memory:
             key: everything that decides the result.
             size: the result's bytes.
             lane: who is in a hurry does not join work that was begun in another lane.
+            heard: gets what the work tells of its progress from now on, through the function that it is given. It
+                must not raise.
         """
         if key in self._kept:
             self._kept.move_to_end(key)
             self.counts.kept += 1
-            result: T = self._kept[key][0]
-            return result
+            kept: T = self._kept[key][0]
+            return kept
         place = (key, lane)
         shared = self._under_way.get(place)
         if shared is None:
             self.counts.made += 1
-            shared = self._under_way[place] = _Work(asyncio.ensure_future(self._do(place, work, size)))
+            shared = self._under_way[place] = _Work()
+            shared.task = asyncio.ensure_future(self._do(place, shared, work, size))
         else:
             self.counts.joined += 1
+        assert shared.task is not None
         shared.callers += 1
+        if heard is not None:
+            shared.listeners.append(heard)
         try:
-            return await asyncio.shield(shared.task)
+            result: T = await asyncio.shield(shared.task)
+            return result
         finally:
             shared.callers -= 1
+            if heard is not None:
+                shared.listeners.remove(heard)
             if not shared.callers and not shared.task.done():
                 self._under_way.pop(place, None)  # who comes now must not wait for what is being given up
                 shared.task.cancel()
 
     async def _do(
-        self, place: tuple[Hashable, Hashable], work: Callable[[], Awaitable[T]], size: Callable[[T], int]
+        self,
+        place: tuple[Hashable, Hashable],
+        shared: _Work,
+        work: Callable[[Tell], Awaitable[T]],
+        size: Callable[[T], int],
     ) -> T:
-        me = asyncio.current_task()
         try:
-            result = await work()
+            result = await work(shared.tell)
         finally:
-            shared = self._under_way.get(place)
-            if shared is not None and shared.task is me:
+            if self._under_way.get(place) is shared:
                 del self._under_way[place]
         self._keep(place[0], result, size(result))
         return result

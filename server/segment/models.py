@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,11 +55,21 @@ class Picture:
 
 @dataclass(frozen=True)
 class Region:
-    """One grounded phrase or detected class: xyxy in pixels. `dropped` says why the parser set it aside, if it did."""
+    """One grounded phrase or detected class: xyxy in pixels. `dropped` says why the parser set it aside, if it did.
+
+    `score` is how sure Florence-2 was (see `postprocess.regions.parse_regions`).
+    """
 
     label: str
     box: tuple[float, float, float, float]
     dropped: str | None = None
+    score: float | None = None
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Region:
+        """Read one of `florence2`'s regions, one with a box."""
+        x1, y1, x2, y2 = row["box"]
+        return cls(row["label"], (x1, y1, x2, y2), row["dropped"], row["score"])
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,18 @@ class Models(Protocol):
         """Florence-2's features of a picture, FP32 [1,T,D]."""
 
     async def generate(
-        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+        self,
+        features: Floats,
+        size: tuple[int, int],
+        task: str,
+        text: str,
+        options: GenerationOptions,
+        tell: Callable[[str], None],
     ) -> Generated:
-        """Run one Florence-2 task on a picture's features. `size` is (width, height), the frame of the regions."""
+        """Run one Florence-2 task on a picture's features. `size` is (width, height), the frame of the regions.
+
+        `tell` gets the text so far, now and then; a beam search may take some of it back.
+        """
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
         """SAM2's features of a picture."""

@@ -80,6 +80,28 @@ class Outcome:
         return [candidate for candidate in self.candidates if candidate.reason is not None]
 
 
+class Watcher:
+    """Is told how far a call is; does nothing with it."""
+
+    def started(self, outcome: Outcome) -> None:
+        """The picture has been read."""
+
+    def text(self, text: str) -> None:
+        """The caption as far as it is written."""
+
+    def caption(self, outcome: Outcome) -> None:
+        """The caption is known."""
+
+    def boxes(self, outcome: Outcome) -> None:
+        """All candidates have been found, and those without a chance dropped."""
+
+    def masks(self, done: int, of: int) -> None:
+        """That many boxes have their masks."""
+
+    def found(self, index: int, item: dict[str, Any]) -> None:
+        """An object of the answer, in JSON."""
+
+
 @dataclass
 class Pipeline:
     """The stages of one server: its models, its worker threads, whether SAM2's encoder runs beside the decoding, and
@@ -91,7 +113,11 @@ class Pipeline:
     memory: Memory = field(default_factory=lambda: Memory(0))
 
     async def __call__(
-        self, request: SegmentRequest, load: Callable[[], Picture], cancelled: Callable[[], bool]
+        self,
+        request: SegmentRequest,
+        load: Callable[[], Picture],
+        cancelled: Callable[[], bool],
+        watcher: Watcher = Watcher(),  # noqa: B008 - has no state
     ) -> Outcome:
         """Segment one picture. `load` gives it and runs in a worker thread.
 
@@ -110,14 +136,16 @@ class Pipeline:
         width, height = picture.size
         seen = Seen(self.models, self.memory, picture, request.options.priority)
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
+        watcher.started(outcome)
 
         embedding: asyncio.Task[Sam2Features] | None = None
         try:
             if self.overlap_sam2 and request.options.boxes is None:
                 embedding = asyncio.create_task(seen.sam2_features())
-            await self._find(request, seen, outcome, leave_if_cancelled)
+            await self._find(request, seen, outcome, leave_if_cancelled, watcher)
             drop_degenerate(outcome.candidates, width, height)
             drop_large(outcome.candidates, width, height, request.area_threshold)
+            watcher.boxes(outcome)
             if outcome.kept:
                 leave_if_cancelled()
                 chunks = _chunks(outcome.kept)
@@ -126,12 +154,15 @@ class Pipeline:
                         await (embedding or seen.sam2_features())
                         embedding = None
                 leave_if_cancelled()
+                seen_boxes = 0
                 with _clock(timings, "masks"):
                     for chunk, boxes in chunks:
                         leave_if_cancelled()
                         logits, scores = await seen.masks(boxes)
                         for candidate, mask, score in zip(chunk, logits, scores, strict=True):
                             candidate.logits, candidate.score = mask, float(score)
+                        seen_boxes += len(chunk)
+                        watcher.masks(seen_boxes, len(outcome.kept))
                 leave_if_cancelled()
                 with _clock(timings, "postprocess"):
                     await self.run(_choose_and_upsample, outcome, request)
@@ -147,6 +178,7 @@ class Pipeline:
         seen: Seen,
         outcome: Outcome,
         leave_if_cancelled: Callable[[], None],
+        watcher: Watcher,
     ) -> None:
         """Fill in the caption and the candidates."""
         options, size = request.options, (outcome.width, outcome.height)
@@ -170,9 +202,10 @@ class Pipeline:
             task = GROUNDING
             if not request.caption:
                 with _clock(outcome.timings_ms, "caption"):
-                    written = await seen.generate(CAPTION, "", generation, leave_if_cancelled)
+                    written = await seen.generate(CAPTION, "", generation, leave_if_cancelled, watcher.text)
                 outcome.caption, outcome.caption_source = written.text, "florence2"
                 outcome.warnings += written.warnings
+            watcher.caption(outcome)
         leave_if_cancelled()
         with _clock(outcome.timings_ms, "ground"):
             if task == GROUNDING and not outcome.caption and options.phrases is None:
@@ -200,7 +233,7 @@ def _chunks(candidates: list[Candidate]) -> list[tuple[list[Candidate], Floats]]
 
 
 def _candidate(region: Region) -> Candidate:
-    return Candidate(region.label, region.box, reason=region.dropped)
+    return Candidate(region.label, region.box, grounding_score=region.score, reason=region.dropped)
 
 
 def _choose_and_upsample(outcome: Outcome, request: SegmentRequest) -> None:

@@ -16,6 +16,8 @@ from florence2_sam2.server.segment.models import (
     Sam2Features,
 )
 
+Tell = Callable[[str], None]
+
 _TEXT_BYTES = 1000  # of a generated answer's objects, roughly, beside its text
 _REGION_BYTES = 500
 
@@ -38,9 +40,14 @@ class Seen:
         return Seen(self._models, self._memory, self.picture.window(box), self._priority)
 
     async def generate(
-        self, task: str, text: str, options: GenerationOptions, leave_if_cancelled: Callable[[], None]
+        self,
+        task: str,
+        text: str,
+        options: GenerationOptions,
+        leave_if_cancelled: Callable[[], None],
+        heard: Callable[[str], None] | None = None,
     ) -> Generated:
-        """Florence-2's answer; regions are in this picture's pixels."""
+        """Florence-2's answer; regions are in this picture's pixels. `heard` gets its text while it is written."""
         key = (
             "generate",
             self.picture.digest,
@@ -51,21 +58,21 @@ class Seen:
             options.phrases,
         )
 
-        async def work() -> Generated:
+        async def work(tell: Callable[[str], None]) -> Generated:
             features = await self.image_features()
-            return await self._models.generate(features, self.picture.size, task, text, options)
+            return await self._models.generate(features, self.picture.size, task, text, options, tell)
 
         if not self._memory.holds(
             key, self._priority
         ):  # two steps, so that the caller may leave between them
             await self.image_features()
             leave_if_cancelled()
-        return await self._memory.recall(key, work, _generated_bytes, self._priority)
+        return await self._memory.recall(key, work, _generated_bytes, self._priority, heard)
 
     async def image_features(self) -> Floats:
         """Florence-2's features of the picture, read-only."""
 
-        async def work() -> Floats:
+        async def work(_: Tell) -> Floats:
             features = await self._models.image_features(self.picture.pixels)
             features.setflags(write=False)
             return features
@@ -78,7 +85,7 @@ class Seen:
     async def sam2_features(self) -> Sam2Features:
         """SAM2's features of the picture, read-only."""
 
-        async def work() -> Sam2Features:
+        async def work(_: Tell) -> Sam2Features:
             features = await self._models.sam2_features(self.picture.pixels)
             for array in features.arrays():
                 array.setflags(write=False)
@@ -96,7 +103,7 @@ class Seen:
     async def masks(self, boxes: Floats) -> tuple[Floats, Floats]:
         """Mask logits FP32 [N,s,s], read-only, and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""
 
-        async def work() -> tuple[Floats, Floats]:
+        async def work(_: Tell) -> tuple[Floats, Floats]:
             features = await self.sam2_features()
             logits, scores = await self._models.masks(features, boxes, self.picture.size)
             logits.setflags(write=False)

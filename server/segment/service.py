@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from florence2_sam2.server.inputs.fetch import fetch_image
 from florence2_sam2.server.inputs.pictures import data_url, decode_picture, decode_reduced
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
-from florence2_sam2.server.segment.answer import Answer, build_answer
+from florence2_sam2.server.segment.answer import Answer, Json, build_answer
+from florence2_sam2.server.segment.events import Event, Teller
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import Models, Picture
-from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run
+from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run, Watcher
 from florence2_sam2.server.segment.request import RawInputs, SegmentRequest, parse_request
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.store import MaskStore, StoreError
@@ -41,8 +43,13 @@ class SegmentService:
         self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory)
         self._gate = Gate(settings.max_in_flight, settings.max_queue)
 
-    async def __call__(self, inputs: RawInputs, cancelled: Callable[[], bool]) -> Answer:
-        """Answer one call.
+    async def __call__(
+        self,
+        inputs: RawInputs,
+        cancelled: Callable[[], bool],
+        tell: Callable[[Event], None] | None = None,
+    ) -> Answer:
+        """Answer one call. `tell` gets its events, all but the last, on the event loop.
 
         Raises:
             ServiceError: as `server/errors.py` says; everything else is a bug.
@@ -58,9 +65,21 @@ class SegmentService:
                 pictures.append(_load(request, self._settings, self._models.input_size))
                 return pictures[0]
 
-            outcome = await self._pipeline(request, load, cancelled)
+            loop = asyncio.get_running_loop()
+            watcher = Watcher() if tell is None else Teller(request, tell)
+
+            def found(index: int, item: Json) -> None:  # in a worker thread
+                loop.call_soon_threadsafe(watcher.found, index, item)
+
+            outcome = await self._pipeline(request, load, cancelled, watcher)
             build = functools.partial(
-                build_answer, outcome, request, pictures[0], self._models.identities, self._mask_url
+                build_answer,
+                outcome,
+                request,
+                pictures[0],
+                self._models.identities,
+                self._mask_url,
+                None if tell is None else found,
             )
             answer = await self._run(build)
             self._count(outcome)

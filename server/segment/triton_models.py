@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,13 @@ class TritonModels:
         return answer["image_features"]
 
     async def generate(
-        self, features: Floats, size: tuple[int, int], task: str, text: str, options: GenerationOptions
+        self,
+        features: Floats,
+        size: tuple[int, int],
+        task: str,
+        text: str,
+        options: GenerationOptions,
+        tell: Callable[[str], None],
     ) -> Generated:
         wanted = {
             "num_beams": options.num_beams,
@@ -67,13 +74,13 @@ class TritonModels:
             "text": bytes_array([text.encode()]),
             "options": bytes_array([json.dumps({k: v for k, v in wanted.items() if v is not None}).encode()]),
         }
-        answer = await bls.call("florence2", inputs, ["text", "regions", "info"])
+        answer = await bls.call_with_line(
+            "florence2", inputs, ["text", "regions", "info"], lambda event: tell(event["text"])
+        )
         regions = json.loads(answer["regions"][0])
         return Generated(
             text=answer["text"][0].decode(),
-            regions=tuple(
-                Region(row["label"], tuple(row["box"]), row["dropped"]) for row in regions if "box" in row
-            ),
+            regions=tuple(Region.from_json(row) for row in regions if "box" in row),
             warnings=tuple(json.loads(answer["info"][0])["warnings"]),
         )
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.metrics import Metrics
-from florence2_sam2.server.triton import failures
+from florence2_sam2.server.triton import failures, lines
 from florence2_sam2.server.triton.memory import check_room
 from florence2_sam2.server.triton.metrics import SECONDS, Published
 
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 # Each call to another model holds a thread of the loop's executor while it waits.
 CALL_THREADS = 64
+# How often a call that takes longer looks whether its caller is still there.
+WATCH_SECONDS = 0.1
 # How long `finalize` waits for requests in flight: below Triton's own limit for unloading, see
 # `--exit-timeout-secs`.
 DRAIN_SECONDS = 25.0
@@ -42,15 +44,36 @@ class Call:
     def __init__(self, request: InferenceRequest) -> None:
         self.request = request
         self._sender = request.get_response_sender()
+        self._line: lines.Line | None = None
+        self._gone = False
         self.answered = False
 
-    def cancelled(self) -> bool:
-        """Whether the caller has cancelled, gone, or passed its own deadline.
+    async def connect(self) -> None:
+        """Take up the line of a caller that has opened one."""
+        address = failures.parameters(self.request).get(lines.PARAMETER)
+        if isinstance(address, str):
+            self._line = await lines.Line.connect(address)
 
-        It is a question to the server's process (40 µs): fine for each token, not for each loop. A call
-        from another model never becomes cancelled, whatever that model's caller does.
+    @property
+    def has_line(self) -> bool:
+        """Whether the model that has called listens."""
+        return self._line is not None
+
+    def say(self, event: lines.Event) -> None:
+        """Tell the model that has called, if it listens; on the event loop."""
+        if self._line is not None and not self.answered:
+            self._line.say(event)
+
+    def cancelled(self) -> bool:
+        """Whether the caller has cancelled, gone, or passed its own deadline; once true, it stays so.
+
+        It is a question to the server's process (40 µs): fine for each token, not for each loop. Of a call
+        from another model it is known only when that has opened a line.
         """
-        return not self.answered and bool(self._sender.is_cancelled())
+        if not (self._gone or self.answered):
+            hung_up = self._line is not None and self._line.hung_up
+            self._gone = hung_up or bool(self._sender.is_cancelled())
+        return self._gone
 
     def check(self) -> None:
         """Stop here when nobody waits for the answer.
@@ -60,6 +83,12 @@ class Call:
         """
         if self.cancelled():
             raise Cancelled("the caller has gone")
+
+    def send_part(self, tensors: list[Tensor]) -> None:
+        """Send a response before the answer. Only for a model whose config says `decoupled`."""
+        import triton_python_backend_utils as pb_utils
+
+        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors))
 
     def send(self, tensors: list[Tensor]) -> None:
         """Answer, once."""
@@ -77,6 +106,8 @@ class Call:
         import triton_python_backend_utils as pb_utils
 
         self.answered = True
+        if self._line is not None:
+            self._line.end()  # before the answer: whoever has that has heard everything
         self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
@@ -146,7 +177,8 @@ class AsyncModel:
 
     async def _serve(self, call: Call) -> None:
         try:
-            tensors = await self.answer(call)
+            await call.connect()
+            tensors = await self._while_wanted(call)
             check_room(tensors)
             call.send(tensors)
             self.metrics.add("requests_total", model=self.name, code="OK")
@@ -154,6 +186,21 @@ class AsyncModel:
             self._refuse(call, Cancelled("the server is stopping"))
         except Exception as error:  # whatever it is, this request gets an answer and the others go on
             self._refuse(call, error)
+
+    async def _while_wanted(self, call: Call) -> list[Tensor]:
+        """The answer, given up soon after the caller has gone.
+
+        Raises:
+            Cancelled: the caller has gone.
+        """
+        answering = asyncio.ensure_future(self.answer(call))
+        try:
+            while not (await asyncio.wait({answering}, timeout=WATCH_SECONDS))[0]:
+                call.check()
+            return answering.result()
+        finally:
+            answering.cancel()
+            await asyncio.wait({answering}, timeout=WATCH_SECONDS)
 
     def _refuse(self, call: Call, error: Exception) -> None:
         refusal = failures.refusal(error, self.name)

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from florence2_sam2.server.errors import DeadlinePassed
-from florence2_sam2.server.triton import failures
+from florence2_sam2.server.triton import failures, lines
+
+
+def ignored(event: lines.Event) -> None:
+    """For a call with a line of which only the end matters."""
+
+
+async def call_with_line(
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    heard: Callable[[lines.Event], None] = ignored,
+) -> dict[str, NDArray[Any]]:
+    """`call` of an `AsyncModel`, which hears when this call is given up, and may say something before it answers.
+
+    Args:
+        heard: gets what it says, in order, before this returns.
+    """
+    async with lines.exchange().line(heard) as (address, ended):
+        answer = await call(model, inputs, outputs, parameters={lines.PARAMETER: address})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), lines.END_SECONDS)
+        return answer
 
 
 async def call(
-    model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout: float | None = None
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    timeout: float | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Ask another model, on the event loop of an `AsyncModel`.
 
     Args:
         inputs: arrays by tensor name; BYTES as object arrays (see `tensors.bytes_array`). Lengths of 0 are
             fine. outputs: the names wanted; others are not computed where the backend can leave them out.
-            timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do
-            that.
+        timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do that.
+        parameters: of the request.
 
     Returns:
         Arrays of our own memory, by name.
@@ -38,7 +65,7 @@ async def call(
         model_name=model,
         requested_output_names=list(outputs),
         inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
-        parameters={failures.BETWEEN_MODELS: True},
+        parameters={failures.BETWEEN_MODELS: True, **(parameters or {})},
     )
     try:
         response = await asyncio.wait_for(request.async_exec(), timeout)

@@ -7,9 +7,10 @@ so by a parameter, and is answered with the code in front of the message; `from_
 
 from __future__ import annotations
 
+import json
 import traceback
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from florence2_sam2.server.errors import Cancelled, DeadlinePassed, InvalidRequest, Overloaded, ServiceError
 
@@ -88,3 +89,9 @@ def from_triton(message: str, model: str) -> Exception:
 def is_between_models(request: InferenceRequest) -> bool:
     """Whether another model of this repository sent the request."""
     return BETWEEN_MODELS in request.parameters()
+
+
+def parameters(request: InferenceRequest) -> dict[str, Any]:
+    """The request's parameters; Triton hands them over as JSON."""
+    read: dict[str, Any] = json.loads(request.parameters() or "{}")
+    return read

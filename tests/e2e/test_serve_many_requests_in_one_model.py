@@ -38,6 +38,7 @@ instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 # Does what it is told, and answers the rows doubled.
 INNER = """
 import asyncio
+import time
 import numpy as np
 from florence2_sam2.server import errors
 from florence2_sam2.server.triton import tensors
@@ -65,10 +66,18 @@ class TritonPythonModel(AsyncModel):
         if verb == "sleep":
             await asyncio.sleep(float(detail))
         if verb == "watch":
+            try:
+                await asyncio.sleep(30)
+            finally:
+                assert call.cancelled()
+                print("given up", flush=True)
+        if verb == "poll":
             while not call.cancelled():
-                await asyncio.sleep(0.01)
-            print("cancelled", flush=True)
-            call.check()
+                time.sleep(0.01)
+            print("given up", flush=True)
+        if verb == "say":
+            for number in range(int(detail)):
+                call.say({"number": number})
         if rows is None:
             rows = np.zeros((0, 4), np.float32)
         return [
@@ -90,6 +99,13 @@ class TritonPythonModel(AsyncModel):
         do = tensors.bytes_input(call.request, "do")
         if do is not None:
             inputs["do"] = tensors.bytes_array([do])
+        if do is not None and do.startswith((b"watch", b"say")):
+            heard = []
+            await bls.call_with_line("inner", inputs, ["rows"], heard.append)
+            return [
+                tensors.array_output("rows", np.zeros((0, 4), np.float32)),
+                tensors.bytes_output("labels", *(b"%d" % event["number"] for event in heard)),
+            ]
         timeout = 0.5 if do == b"sleep 4" else None
         first = await bls.call("inner", inputs, ["rows", "labels"], timeout)
         kept = {name: array.copy() for name, array in first.items()}
@@ -195,11 +211,24 @@ def test_many_requests_wait_at_once_in_one_instance(running: EmbeddedServer, mod
     assert time.monotonic() - began < 6, "one after the other takes 48 s"
 
 
-def test_a_client_that_goes_is_noticed(running: EmbeddedServer) -> None:
-    before = logged(running).count("cancelled")
+@pytest.mark.parametrize(("model", "text"), [("inner", "watch"), ("inner", "poll"), ("outer", "watch")])
+def test_a_client_that_goes_is_noticed(running: EmbeddedServer, model: str, text: str) -> None:
+    """Also by a model that another one has called for it, and by one that only asks."""
+    before = logged(running).count("given up")
     with pytest.raises(InferenceServerException, match="Deadline"):
-        do(running, "inner", "watch", timeout=0.3)
-    assert until(lambda: logged(running).count("cancelled") == before + 1, 3)
+        do(running, model, text, timeout=0.3)
+    assert until(lambda: logged(running).count("given up") == before + 1, 3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2000])
+def test_what_a_model_says_is_heard_before_its_answer(running: EmbeddedServer, count: int) -> None:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: do(running, "outer", f"say {count}")["labels"].tolist(), range(8)))
+    assert answers == [[b"%d" % number for number in range(count)]] * 8
+
+
+def test_one_that_nobody_listens_to_says_nothing(running: EmbeddedServer) -> None:
+    assert do(running, "inner", "say 3")["rows"].shape == (0, 4)
 
 
 def test_a_refused_request_does_not_hurt_those_beside_it(running: EmbeddedServer) -> None:

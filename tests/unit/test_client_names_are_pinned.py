@@ -12,14 +12,22 @@ import florence2_sam2.client as client
 def test_public_names() -> None:
     assert client.__all__ == [
         "AsyncSegmenter",
+        "BoxesFound",
         "CannotConnect",
+        "CaptionText",
+        "CaptionWritten",
         "DeadlineExceeded",
         "Done",
+        "Event",
         "FilteredObject",
+        "Finished",
         "Florence2Answer",
         "Florence2Settings",
+        "FoundBox",
         "InvalidRequest",
+        "MasksMade",
         "ModelNotFound",
+        "ObjectDone",
         "Picture",
         "Polygon",
         "Region",
@@ -32,6 +40,7 @@ def test_public_names() -> None:
         "ServerError",
         "ServerOverloaded",
         "Settings",
+        "Started",
     ]
     assert all(hasattr(client, name) for name in client.__all__)
 
@@ -51,6 +60,7 @@ def test_the_twins_have_the_same_methods() -> None:
         "segment",
         "segment_all",
         "segment_each",
+        "stream",
         "wait_until_ready",
         "close",
     }

@@ -15,7 +15,14 @@ from florence2_sam2.server.manifest import packaged_repository
 
 REPOSITORY = packaged_repository()
 LEAVES = ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
-PYTHON_MODELS = ("segment", "segment_http", "florence2", "sam2_preprocess", "sam2_postprocess")
+PYTHON_MODELS = (
+    "segment",
+    "segment_http",
+    "segment_stream",
+    "florence2",
+    "sam2_preprocess",
+    "sam2_postprocess",
+)
 FORMS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pbtxt")
 ONNX_TYPES = {"tensor(float)": model_config_pb2.TYPE_FP32, "tensor(float16)": model_config_pb2.TYPE_FP16}
 
@@ -128,7 +135,7 @@ def test_the_ensemble_hands_on_tensors_of_the_same_kind() -> None:
 
 
 def test_every_input_of_the_models_that_users_call_is_optional() -> None:
-    for model in ("segment", "segment_http", "florence2"):
+    for model in ("segment", "segment_http", "segment_stream", "florence2"):
         assert all(row.optional for row in parse(model).input)
 
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from florence2_sam2.server.segment.memory import Memory
 
+Tell = Callable[[Any], None]
+
 
 class Worker:
     """Makes "result NAME", once it may; counts how often it was begun and finished."""
@@ -21,10 +23,12 @@ class Worker:
         self.finished: list[str] = []
         self.may_end = asyncio.Event()
 
-    def __call__(self, name: str) -> Callable[[], Awaitable[str]]:
-        async def work() -> str:
+    def __call__(self, name: str) -> Callable[[Tell], Awaitable[str]]:
+        async def work(tell: Tell) -> str:
             self.begun.append(name)
+            tell(f"{name} begins")
             await self.may_end.wait()
+            tell(f"{name} ends")
             self.finished.append(name)
             return f"result {name}"
 
@@ -111,7 +115,7 @@ def test_an_error_goes_to_all_who_wait_and_is_not_kept() -> None:
     async def scenario() -> None:
         memory, worker, failures = Memory(100), Worker(), []
 
-        async def fail() -> str:
+        async def fail(tell: Tell) -> str:
             failures.append(1)
             await worker.may_end.wait()
             raise ValueError("no")
@@ -123,6 +127,30 @@ def test_an_error_goes_to_all_who_wait_and_is_not_kept() -> None:
         assert [str(answer) for answer in answers] == ["no"] * 3
         assert len(failures) == 1
         assert await memory.recall("a", worker("a"), size_of) == "result a"
+
+    run(scenario)
+
+
+def test_all_who_wait_hear_how_far_it_is() -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(100), Worker()
+        first: list[Any] = []
+        second: list[Any] = []
+        gone: list[Any] = []
+        calls = [asyncio.create_task(memory.recall("a", worker("a"), size_of, heard=first.append))]
+        leaver = asyncio.create_task(memory.recall("a", worker("a"), size_of, heard=gone.append))
+        await settle()
+        calls.append(asyncio.create_task(memory.recall("a", worker("a"), size_of, heard=second.append)))
+        calls.append(asyncio.create_task(memory.recall("a", worker("a"), size_of)))
+        leaver.cancel()
+        await settle()
+        worker.may_end.set()
+        await asyncio.gather(*calls)
+        assert first == ["a begins", "a ends"]
+        assert second == ["a ends"]
+        assert gone == ["a begins"]
+        await memory.recall("a", worker("a"), size_of, heard=second.append)  # it is kept: nothing to tell
+        assert second == ["a ends"]
 
     run(scenario)
 
@@ -156,7 +184,7 @@ def test_it_keeps_the_latest_within_its_bytes(limit: int, calls: list[tuple[int,
         for key, size in calls:
             size = sizes.setdefault(key, size)
 
-            async def work(key: int = key) -> int:
+            async def work(tell: Tell, key: int = key) -> int:
                 return key
 
             assert await memory.recall(key, work, lambda _, size=size: size) == key

@@ -159,10 +159,10 @@ def test_who_comes_while_a_caption_is_written_asks_for_no_features(limit: int) -
     writing, may_end = asyncio.Event(), asyncio.Event()
     write = ask.models.generate
 
-    async def slowly(features, size, task, text, options):
+    async def slowly(features, size, task, text, options, tell):
         writing.set()
         await may_end.wait()
-        return await write(features, size, task, text, options)
+        return await write(features, size, task, text, options, tell)
 
     ask.models.generate = slowly  # type: ignore[method-assign]
 

@@ -32,9 +32,10 @@ class DrawnModels:
         self.calls.append("image_features")
         return MAP
 
-    async def generate(self, features, size, task, text, options) -> Generated:
+    async def generate(self, features, size, task, text, options, tell) -> Generated:
         self.calls.append(task)
         if task == "<MORE_DETAILED_CAPTION>":
+            tell("A")
             return Generated("A cat.", (), ("cut",))
         return Generated("", tuple(self.regions), ("cut",))
 

@@ -42,7 +42,13 @@ class TritonPythonModel(AsyncModel):
         options = parse_options(tensors.bytes_input(request, "options") or b"")
         features, size = await self.picture_features(request)
         call.check()
-        running = self.florence2.submit(features, task, text, size, options, call.cancelled)
+
+        def progress(token_ids):  # in the decoder's thread, which has other things to do
+            self.loop.call_soon_threadsafe(self.tell, call, token_ids)
+
+        running = self.florence2.submit(
+            features, task, text, size, options, call.cancelled, progress if call.has_line else None
+        )
         answer = await asyncio.wrap_future(running)
         self.metrics.add("decoder_requests_total")
         self.metrics.add("tokens_total", len(answer.token_ids))
@@ -54,8 +60,13 @@ class TritonPythonModel(AsyncModel):
             tensors.bytes_output("text", answer.text.encode()),
             tensors.bytes_output("regions", regions.encode()),
             tensors.array_output("token_ids", answer.token_ids),
+            tensors.array_output("token_log_probabilities", answer.token_log_probabilities),
             tensors.bytes_output("info", info.encode()),
         ]
+
+    def tell(self, call, token_ids):
+        if text := self.florence2.words(token_ids):
+            call.say({"text": text})
 
     async def picture_features(self, request):
         """The request's features FP32 [1,T,D], and the (width, height) of its picture or None."""

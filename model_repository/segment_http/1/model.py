@@ -4,25 +4,12 @@ It takes base64 where `segment` takes raw bytes, answers with the one output `re
 and unwraps arrays), and refuses fields it does not know: the endpoint would turn them into parameters without a word.
 """
 
-from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.segment.http import FIELDS, check_sources, decode_base64, refuse_unknown
-from florence2_sam2.server.triton import bls, tensors
+from florence2_sam2.server.segment.front import ask_segment
+from florence2_sam2.server.triton import tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
 
 
 class TritonPythonModel(AsyncModel):
     async def answer(self, call):
-        request = call.request
-        refuse_unknown(request.parameters())
-        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        check_sources(given)
-        inputs = {name: array for name, array in given.items() if name in FIELDS}
-        if (encoded := tensors.bytes_input(request, "image_base64")) is not None:
-            inputs["image"] = tensors.bytes_array([decode_base64(encoded)])
-        try:
-            answer = await bls.call("segment", inputs, ["result"])
-        except InvalidRequest as refused:
-            if refused.field == "image":
-                raise InvalidRequest("image_base64", refused.problem) from None
-            raise
+        answer = await ask_segment(call.request, ["result"])
         return [tensors.bytes_output("result", answer["result"][0])]
