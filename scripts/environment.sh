@@ -47,6 +47,19 @@ system_packages() {
   [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
+# A Chromium for the playground's tests. Debian has it; what Ubuntu calls so is a snap, which does not run everywhere.
+browser() {
+  local name
+  for name in chromium google-chrome google-chrome-stable; do
+    command -v "$name" >/dev/null && return
+  done
+  if grep -qx 'ID=debian' /etc/os-release 2>/dev/null; then
+    install_packages chromium
+  else
+    "$VENV/bin/playwright" install --only-shell chromium
+  fi || say "Without a browser the playground's tests are skipped"
+}
+
 prepare() {
   local extras=$1 extra python state stamp installed="" missing=""
   python=$(find_python) || return 1

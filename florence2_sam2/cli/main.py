@@ -14,6 +14,7 @@ from florence2_sam2 import __version__
 # command → (one line of help, module with `add_arguments(parser)` and `run(arguments) -> int`)
 COMMANDS = {
     "segment": ("segment pictures with a running server", "florence2_sam2.cli.segment"),
+    "playground": ("show a page to try a running server on", "florence2_sam2.cli.playground"),
     "serve": ("start the embedded Triton server", "florence2_sam2.cli.serve"),
     "export": ("write a model repository from Florence-2 and SAM2 checkpoints", "florence2_sam2.cli.export"),
     "cache": ("list or remove the exports that serve keeps", "florence2_sam2.cli.cache"),

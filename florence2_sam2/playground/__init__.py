@@ -1,0 +1,1 @@
+"""A page to try the server on (extra `playground`)."""
