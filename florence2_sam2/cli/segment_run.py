@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,10 @@ from florence2_sam2.cli.html_report import write_report
 from florence2_sam2.cli.progress import Progress
 from florence2_sam2.cli.results_file import ResultsFile
 from florence2_sam2.cli.segment_files import PictureFiles, file_for, prints_json, short
+from florence2_sam2.cli.watching import StatusLine, segment_watched
 from florence2_sam2.client import (
     CannotConnect,
+    Done,
     InvalidRequest,
     ModelNotFound,
     Segmentation,
@@ -26,6 +28,7 @@ from florence2_sam2.client import (
     SegmenterError,
     Settings,
 )
+from florence2_sam2.client.many import each
 
 
 @dataclass
@@ -112,7 +115,7 @@ def segment(
 
     with _written_at_the_end(state):
         try:
-            for one in segmenter.segment_each(left(), concurrency=arguments.concurrency, **settings):
+            for one in _answers(segmenter, left(), source.total, arguments.concurrency, settings):
                 if one.result is not None:
                     state.answered(one.picture, one.result)
                 elif isinstance(one.error, (CannotConnect, ModelNotFound)):
@@ -129,6 +132,16 @@ def segment(
         if results is not None:
             print(said, file=sys.stderr)
     return _finish(arguments, source, segmenter, state)
+
+
+def _answers(
+    segmenter: Segmenter, pictures: Iterable[str], total: int | None, concurrency: int, settings: Settings
+) -> Iterator[Done[str, Segmentation]]:
+    """In order; of a single picture with a line that tells what goes on, where somebody looks."""
+    if total != 1 or not sys.stderr.isatty():
+        return segmenter.segment_each(pictures, concurrency=concurrency, **settings)
+    line = StatusLine()
+    return each(lambda picture: segment_watched(segmenter, picture, line, **settings), pictures, 1)
 
 
 def _finish(

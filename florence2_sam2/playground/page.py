@@ -78,7 +78,7 @@ def _picture() -> gradio.Image:
     """Gives the path of the file that was dropped, as it is, None for none."""
     made = gradio.Image(type="filepath", image_mode=None, label="picture", elem_id="picture", height=300)
     # Its own way would decode the file, and refuse in its own words what the server may read.
-    made.preprocess = lambda payload: None if payload is None else payload.path
+    made.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
     return made
 
 

@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from florence2_sam2.cli.report import why
+from florence2_sam2.cli.watching import status
 from florence2_sam2.client import (
-    BoxesFound,
     CaptionText,
     CaptionWritten,
     Event,
     Finished,
-    MasksMade,
     ObjectDone,
     Segmentation,
-    Started,
 )
 
 OBJECT_COLUMNS = ("object", "score", "grounding score", "share", "parts")
@@ -42,21 +40,16 @@ class Shown:
     def take(self, event: Event) -> bool:
         """Note an event; whether something worth showing has changed."""
         match event:
-            case Started():
-                self.status = f"{event.width}×{event.height}: looking"
-            case CaptionText():
-                self.status, self.caption = "writing the caption", event.text + " …"
-            case CaptionWritten():
-                self.status, self.caption = "grounding the caption", event.caption
-            case BoxesFound():
-                left = sum(box.reason is None for box in event.boxes)
-                self.status = f"{len(event.boxes)} boxes, {left} of them for SAM2"
-            case MasksMade():
-                self.status = f"masks: {event.done} of {event.of}"
             case ObjectDone():
                 return False  # milliseconds before the end
             case Finished():
                 self._finish(event.result)
+                return True
+            case CaptionText():
+                self.caption = event.text + " …"
+            case CaptionWritten():
+                self.caption = event.caption
+        self.status = status(event)
         return True
 
     def fail(self, error: Exception) -> None:
