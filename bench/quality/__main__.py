@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.arguments import positive
+from bench.quality import crowds as many_small
 from bench.quality import scenes
 from bench.quality.judge import __doc__ as RULES
 from bench.quality.report import report_text, rows, to_json
@@ -29,14 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             judged = judge_all(
                 server.grpc_address, options.scenes, options.unseen_scenes, options.beams, options.seed
             )
+            crowds = many_small.judge_crowds(server.grpc_address, options.crowds, options.seed)
     except StartError as error:
         print(error, file=sys.stderr)
         return 2
     facts = describe(judged, options.beams, options.seed)
     text = f"{facts}\n\n{report_text(judged, options.beams)}"
+    if crowds:
+        text += f"\n\n{many_small.text(crowds)}"
     print(text)
     (options.output / "quality.md").write_text(text + "\n")
-    body = {"settings": facts, **to_json(judged, options.beams)}
+    body = {
+        "settings": facts,
+        **to_json(judged, options.beams),
+        "crowds": many_small.to_json(crowds) if crowds else None,
+    }
     (options.output / "quality.json").write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n")
     sheet = contact_sheet(worst(judged, options.beams[-1]), options.beams[-1], options.seed)
     sheet.save(options.output / "worst.jpg", quality=90)
@@ -83,6 +91,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scenes", type=positive, default=500)
     parser.add_argument(
         "--unseen-scenes", type=positive, default=250, help="scenes around pairs kept out of training"
+    )
+    parser.add_argument(
+        "--crowds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures of many small things, with and without tiles",
     )
     parser.add_argument("--beams", type=positive, nargs="+", default=[1, 3])
     parser.add_argument("--seed", type=int, default=scenes.SEED, help="of the scenes (default: %(default)s)")

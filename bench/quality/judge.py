@@ -58,6 +58,15 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Sureness:
+    """Of one report: whether it is really there, and how sure the models said they were."""
+
+    real: bool
+    grounding_score: float
+    score: float
+
+
+@dataclass(frozen=True)
 class EndToEnd:
     """The judgement of one whole answer. Marks are 1 or 0."""
 
@@ -67,6 +76,8 @@ class EndToEnd:
     real: list[Mark]
     missed: list[Fault]
     wrong: list[Fault]
+    sure: list[Sureness]
+    """One for each of `real`."""
 
 
 def judge_grounding(scene: Scene, boxes: Sequence[Box]) -> list[Mark]:
@@ -107,7 +118,7 @@ def judge_answer(scene: Scene, answer: Segmentation) -> EndToEnd:
     found = {row for row, _ in pairs}
     found_by_phrase = {row for row, _ in match(overlap, exact & good)}
     thing_of = {column: row for row, column in pairs}
-    real, wrong = [], []
+    real, wrong, sure = [], [], []
     for column, (report, pair) in enumerate(zip(reports, read, strict=True)):
         if column in thing_of and not expected[thing_of[column]]:
             continue
@@ -115,6 +126,7 @@ def judge_answer(scene: Scene, answer: Segmentation) -> EndToEnd:
         real.append(
             Mark(pair[0] if pair else NOTHING, size, pair in HELD_OUT_PAIRS, float(column in thing_of))
         )
+        sure.append(Sureness(column in thing_of, report.grounding_score or 0.0, report.score or 0.0))
         if column not in thing_of:
             wrong.append(_why_wrong(report.label, overlap[:, column], right[:, column], found))
     return EndToEnd(
@@ -123,6 +135,7 @@ def judge_answer(scene: Scene, answer: Segmentation) -> EndToEnd:
         real,
         [_why_missed(t, answer, overlap[i]) for i, t in enumerate(things) if expected[i] and i not in found],
         wrong,
+        sure,
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from bench.quality.judge import Mark, reasons
 from bench.quality.run import Judged
 from florence2_sam2.training.scoring import BOX_IOU, LARGEST, MASK_IOU, SIZES
@@ -138,6 +140,10 @@ def report_text(judged: Sequence[Judged], beams: Sequence[int]) -> str:
         "**By longer side, as a fraction of the picture's**\n\n"
         + "\n".join(_cross("size", [*(name for _, name in SIZES), LARGEST], sizes))
     )
+    parts.append(
+        "**Whether a report's scores tell that it is really there** (area under the ROC curve; 0.5 tells nothing)\n\n"
+        + "\n".join(_telling(judged, beams))
+    )
     parts.append("**What went wrong, end to end**\n\n" + "\n".join(_faults(judged, beams)))
     return "\n\n".join(parts)
 
@@ -154,17 +160,18 @@ def to_json(judged: Sequence[Judged], beams: Sequence[int]) -> dict[str, Any]:
                     "target": r.target,
                     "at_most": r.at_most,
                     "met": r.met,
-                    **_plain(r.measured),
+                    **plain(r.measured),
                 }
                 for r in rows(judged, b)
             ]
             for b in beams
         },
         "found with the caption's very phrase": {
-            search(b): _plain(estimate([j.end_to_end[b].found_by_phrase for j in seen])) for b in beams
+            search(b): plain(estimate([j.end_to_end[b].found_by_phrase for j in seen])) for b in beams
         },
         "by kind": {n: _all_plain(grouped(m, lambda x: x.kind)) for n, m in columns.items()},
         "by size": {n: _all_plain(grouped(m, lambda x: x.size)) for n, m in columns.items()},
+        "scores tell": {search(b): telling(judged, b) for b in beams},
         "faults": {
             search(b): {
                 "missed": reasons([f for j in seen for f in j.end_to_end[b].missed]),
@@ -182,6 +189,41 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     text = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     return [text[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *text[1:]]
+
+
+SCORES = {
+    "grounding_score": lambda sure: sure.grounding_score,
+    "score": lambda sure: sure.score,
+    "their product": lambda sure: sure.grounding_score * sure.score,
+}
+
+
+def telling(judged: Sequence[Judged], beams: int) -> dict[str, float | None]:
+    """For each score the area under the ROC curve of right against wrong reports; None where there is only one kind."""
+    reports = [sure for j in judged if not j.held_out for sure in j.end_to_end[beams].sure]
+    right = np.array([sure.real for sure in reports], bool)
+    return {
+        name: roc_area(np.array([score(sure) for sure in reports]), right) for name, score in SCORES.items()
+    }
+
+
+def roc_area(scores: np.ndarray, right: np.ndarray) -> float | None:
+    """The chance that a right report [N] has a higher score [N] than a wrong one, ties half (Mann and Whitney's U)."""
+    above, below = scores[right], scores[~right]
+    if not (len(above) and len(below)):
+        return None
+    difference = above[:, None] - below[None]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def _telling(judged: Sequence[Judged], beams: Sequence[int]) -> list[str]:
+    areas = {b: telling(judged, b) for b in beams}
+    shown = [[name, *(_area(areas[b][name]) for b in beams)] for name in SCORES]
+    return table(["score", *map(search, beams)], shown)
+
+
+def _area(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _cross(what: str, names: Sequence[str], columns: dict[str, dict[str, Estimate]]) -> list[str]:
@@ -229,10 +271,10 @@ def _scene(judged: Judged, beams: Sequence[int]) -> dict[str, Any]:
     return row
 
 
-def _plain(value: Estimate) -> dict[str, Any]:
+def plain(value: Estimate) -> dict[str, Any]:
     """JSON has no NaN: what was not measured is null."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(value).items()}
 
 
 def _all_plain(values: dict[str, Estimate]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in values.items()}
+    return {name: plain(value) for name, value in values.items()}

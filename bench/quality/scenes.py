@@ -14,7 +14,10 @@ _LAST_WORD = 1
 ASPECTS = ((320, 320), (320, 240), (240, 320), (320, 280))  # width, height in pixels
 
 
-def draw(number: int, held_out: bool = False, seed: int = SEED) -> Scene:
-    """Scene `number`: the same whatever else is drawn. `held_out`: around kind-colour pairs kept out of training."""
+def draw(number: int, held_out: bool = False, seed: int = SEED, size: tuple[int, int] | None = None) -> Scene:
+    """Scene `number`: the same whatever else is drawn. `held_out`: around kind-colour pairs kept out of training.
+
+    `size`: width and height in pixels in place of one of ASPECTS.
+    """
     rng = np.random.default_rng((seed, int(held_out), number, _LAST_WORD))
-    return draw_scene(rng, *ASPECTS[number % len(ASPECTS)], held_out=held_out)
+    return draw_scene(rng, *(size or ASPECTS[number % len(ASPECTS)]), held_out=held_out)

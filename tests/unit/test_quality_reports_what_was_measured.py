@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 from bench.quality import scenes
-from bench.quality.judge import EndToEnd, Fault, Mark
-from bench.quality.report import MIN_KIND, Row, report_text, rows, to_json, worst_kind
+from bench.quality.judge import EndToEnd, Fault, Mark, Sureness
+from bench.quality.report import (
+    MIN_KIND,
+    Row,
+    report_text,
+    roc_area,
+    rows,
+    telling,
+    to_json,
+    worst_kind,
+)
 from bench.quality.run import Judged
 from bench.quality.sheet import COLUMNS, contact_sheet, worst
 from florence2_sam2.training.statistics import Estimate
@@ -24,7 +33,12 @@ def judged(number: int, *, quality: float = 1.0, missed: int = 0) -> Judged:
     """A scene in which everything is right to the degree of `quality`, but for things that were missed."""
     hits = marks(*[1.0] * (12 - missed), *[0.0] * missed)
     whole = EndToEnd(
-        hits, hits, marks(1.0, 1.0), [Fault("no right box", "missed a red car: no box")] * missed, []
+        hits,
+        hits,
+        marks(1.0, 1.0),
+        [Fault("no right box", "missed a red car: no box")] * missed,
+        [],
+        [Sureness(True, 0.5, 0.9), Sureness(number % 2 == 0, 0.25, 0.9)],
     )
     body = {
         "image": {"width": 320, "height": 320},
@@ -133,3 +147,16 @@ def test_scenes_do_not_depend_on_each_other_and_are_never_trainings() -> None:
     for seed in (0, 1, scenes.SEED):  # generators seeded with one number give other numbers
         plain = np.random.default_rng(seed).random()
         assert np.random.default_rng((seed, 0, 0, 1)).random() != plain
+
+
+def test_whether_scores_tell_is_the_area_under_the_roc_curve() -> None:
+    scores, right = np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])
+    assert roc_area(scores, right) == pytest.approx(
+        3.5 / 4
+    )  # of four pairs three are in order and one is a tie
+    assert roc_area(-scores, right) == pytest.approx(0.5 / 4)
+    assert roc_area(scores, np.ones(4, bool)) is None
+    areas = telling([judged(0), judged(1)], 1)  # three right: 0.5, 0.25, 0.5; one wrong: 0.25
+    assert areas["grounding_score"] == pytest.approx(2.5 / 3)
+    assert areas["score"] == 0.5
+    assert "0.833" in report_text([judged(0), judged(1), held_out(1.0)], [1])
