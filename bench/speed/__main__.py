@@ -29,7 +29,7 @@ from bench.speed.results import Ran, Result
 # In the order in which they run. A module of `pieces` each.
 PIECES = (
     *("side", "together", "eight-bit", "decoding", "roofline", "overhead", "again", "postprocess", "memory"),
-    *("start", "sweeps", "perf-analyzer"),
+    *("streaming", "start", "sweeps", "perf-analyzer"),
 )
 RESULTS = machine.ROOT / "bench" / "RESULTS.md"
 PLOTS = machine.ROOT / "docs" / "pictures"

@@ -13,7 +13,7 @@ from bench.speed.agreement import Agreement, Expected
 from bench.speed.machine import cores
 from bench.speed.prepare import Subject
 from bench.speed.worker import Worker
-from florence2_sam2.client import Segmentation, Segmenter
+from florence2_sam2.client import CaptionWritten, Finished, Florence2Settings, Segmentation, Segmenter
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.settings import Settings
 
@@ -87,6 +87,26 @@ class Bench:
         start = time.perf_counter()
         answer = self._segmenter.segment(picture, **{**self.subject.request, **settings})
         return time.perf_counter() - start, answer
+
+    def stream(self, picture: bytes, **settings: Any) -> tuple[float, float, Segmentation]:
+        """The same streamed: seconds to the end, seconds to the caption's event, and the answer."""
+        assert self._segmenter is not None, "no server runs"
+        start, caption = time.perf_counter(), 0.0
+        for event in self._segmenter.stream(picture, **{**self.subject.request, **settings}):
+            if isinstance(event, CaptionWritten):
+                caption = time.perf_counter() - start
+            elif isinstance(event, Finished):
+                return time.perf_counter() - start, caption, event.result
+        raise AssertionError("a stream ends with its answer, or an error")
+
+    def caption(self, picture: bytes, **settings: Any) -> float:
+        """Seconds of a `florence2` call that writes the same caption."""
+        assert self._segmenter is not None, "no server runs"
+        known = Florence2Settings.__annotations__.keys()
+        given = {**self.subject.request, **settings}
+        start = time.perf_counter()
+        self._segmenter.florence2(picture, **{name: value for name, value in given.items() if name in known})
+        return time.perf_counter() - start
 
     # -- the reference
 
