@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import suppress
 from typing import Any
 
+import grpc
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
@@ -37,6 +37,7 @@ def blocking(
     """
     client = tritonclient.grpc.InferenceServerClient(**arguments)
     responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
+    reader = _Reader(call, address, limit)
     try:
         client.start_stream(
             lambda result, error: responses.put((result, error)),
@@ -44,7 +45,6 @@ def blocking(
             headers={**metadata, **_WITH_STATUS},
         )
         client.async_stream_infer(events.MODEL, call.inputs, outputs=call.outputs)
-        reader = _Reader(call, address, limit)
         while not reader.ended:
             try:
                 response = responses.get(timeout=None if limit is None else limit + _GRACE_SECONDS)
@@ -54,7 +54,9 @@ def blocking(
             if event is not None:
                 yield event
     finally:
-        client.stop_stream(cancel_requests=True)
+        # Triton 2.51 may never be done with a request whose stream is cancelled as its last response is sent (and then
+        # takes a minute to stop): what has ended is left to end.
+        client.stop_stream(cancel_requests=not reader.ended)
         client.close()
 
 
@@ -68,19 +70,22 @@ async def awaited(
 
     responses = client.stream_infer(one(), stream_timeout=limit, headers={**metadata, **_WITH_STATUS})
     reader = _Reader(call, address, limit)
+    last: events.Event | None = None
     try:
         async for response in responses:
             event = reader.read(*response)
-            if event is not None:
+            if reader.ended:  # the stream's own end is waited for: see `blocking`
+                last = event
+            elif event is not None:
                 yield event
-            if reader.ended:
-                return
-    except InferenceServerException as error:
-        raise errors.from_triton(error, address, limit) from None
+    except grpc.RpcError as error:
+        raise errors.from_status(error.code().name, error.details() or "", address, limit) from None
     finally:
-        with suppress(InferenceServerException):
+        if not reader.ended:
             responses.cancel()
-    raise errors.ServerError(f"{address} ended the stream before the answer", "UNKNOWN")
+    if last is None:
+        raise errors.ServerError(f"{address} ended the stream before the answer", "UNKNOWN")
+    yield last
 
 
 class _Reader:

@@ -22,6 +22,21 @@ hypothesis.settings.load_profile("shared cores")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread over processes, the end-to-end tests stay in one: they share a server.
+
+    (`--dist loadgroup` would do, but pytest 9.2 does not hand xdist 3.8's groups on.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ServersTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "server" if "tests/e2e/" in nodeid else nodeid
+
+    return ServersTogether(config, log)
+
+
 @pytest.fixture(scope="session")
 def small_checkpoints() -> Path:
     """The folder of the small trained checkpoints, `florence2` and `sam2`."""

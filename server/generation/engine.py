@@ -18,7 +18,8 @@ from florence2_sam2.server.generation.settings import Settings
 from florence2_sam2.server.generation.waiting import Completed, Priority, Request, Waiting
 
 _SWEEP_S = 0.05  # how often those who wait are asked whether they still want to
-_PROGRESS_S = 0.03  # a text's progress is told no more often: an eye sees no more
+_FIRST_TOLD = 4  # a text's progress is told after so many tokens, so that even a short one is seen growing,
+_PROGRESS_S = 0.03  # and then no more often than this
 
 
 @dataclass(eq=False)
@@ -37,7 +38,10 @@ class _Sequence:
 
     def tell(self) -> None:
         """Its tokens so far, to whoever wants to know."""
-        if self.request.progress is not None and (now := time.monotonic()) - self.told >= _PROGRESS_S:
+        if self.request.progress is None or self.steps < _FIRST_TOLD:
+            return
+        now = time.monotonic()
+        if now - self.told >= _PROGRESS_S:
             self.told = now
             self.request.progress(self.search.so_far())
 

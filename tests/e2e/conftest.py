@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import error_of
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the tests are spread over processes, all of these stay in one: they share the server."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("server"))
 
 
 @pytest.fixture(scope="session")

@@ -177,6 +177,18 @@ def test_many_at_once_and_asyncio(server: EmbeddedServer) -> None:
         assert {item.label for item in (*last.result.objects, *last.result.filtered)} == {phrase}
 
 
+def test_asyncio_has_the_same_errors(server: EmbeddedServer) -> None:
+    async def ask(timeout: float = 10, **settings: Any) -> None:
+        async with AsyncSegmenter(server.grpc_address) as client:
+            async for _ in client.stream(unlike(6), timeout=timeout, **settings):
+                pass
+
+    with pytest.raises(InvalidRequest, match=r"^area_threshold: a number from 0 to 1"):
+        asyncio.run(ask(area_threshold=2))
+    with pytest.raises(DeadlineExceeded, match=r"the timeout is 0\.4 s"):
+        asyncio.run(ask(0.4, **LONG))
+
+
 def sse(server: EmbeddedServer, body: dict[str, Any]) -> list[dict[str, Any]]:
     request = urllib.request.Request(
         f"http://{server.http_address}/v2/models/segment_stream/generate_stream", json.dumps(body).encode()

@@ -34,13 +34,17 @@ class Server:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.stopped = threading.Event()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def url(self, path: str = "/a.png") -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def close(self) -> None:
         self.stopped.set()
+        # A thread that is about to accept must not find another server's socket under the same number.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
 
     def _accept(self) -> None:
