@@ -123,10 +123,19 @@ def _thumbnail(picture: str, result: Segmentation) -> str:
 def _summary(counts: _Counts, failed: int) -> str:
     objects = sum(counts.labels.values())
     dropped = ", ".join(f"{number} {html.escape(reason)}" for reason, number in counts.reasons.most_common())
-    said = f"<p>{counts.pictures} pictures, {objects} objects, {len(counts.labels)} labels."
+    found = (
+        _count(counts.pictures, "picture"),
+        _count(objects, "object"),
+        _count(len(counts.labels), "label"),
+    )
+    said = f"<p>{', '.join(found)}."
     said += f" Left out: {dropped}." if dropped else ""
-    said += f" {failed} pictures failed.</p>" if failed else "</p>"
+    said += f" {_count(failed, 'picture')} failed.</p>" if failed else "</p>"
     return f'{said}<div class="charts">{_labels(counts.labels)}{_histogram(counts.scores)}</div>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _labels(labels: Counter[str]) -> str:

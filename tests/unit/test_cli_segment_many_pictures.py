@@ -311,7 +311,7 @@ def test_the_report_opens_offline(run: Run, folder: Path, tmp_path: Path) -> Non
     assert len(read.loaded) == 4
     assert all(source.startswith("data:image/jpeg;base64,") for source in read.loaded)
     text = "|".join(read.text)
-    assert "5 pictures, 5 objects, 1 labels. Left out: 5 area. 1 pictures failed." in text
+    assert "5 pictures, 5 objects, 1 label. Left out: 5 area. 1 picture failed." in text
     assert f"{folder}/b<i>.jpg" in text
     assert "a ring" in text
     assert "http" not in page.read_text().replace("xmlns", "")
