@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from florence2_sam2.server import resize
 from florence2_sam2.server.manifest import ImageSpec
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 
@@ -52,3 +53,15 @@ def test_boxes_are_left_as_they_were() -> None:
     boxes = np.ones((2, 4), np.float32)
     to_model_frame(boxes, 10, 10, SPEC)
     assert np.array_equal(boxes, np.ones((2, 4), np.float32))
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 61), (61, 97), (640, 3), (3, 640)])
+def test_rows_are_resized_together_or_alone_alike(
+    monkeypatch: pytest.MonkeyPatch, width: int, height: int
+) -> None:
+    rgb = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole = resize.resize_bilinear(rgb, 32, 48)
+    monkeypatch.setattr(resize, "_PIXELS", 7 * width)
+    assert np.array_equal(resize.resize_bilinear(rgb, 32, 48), whole)
+    monkeypatch.setattr(resize, "_PIXELS", 1)
+    assert np.array_equal(resize.resize_bilinear(rgb, 32, 48), whole)
