@@ -1,0 +1,1 @@
+"""The pictures of the documentation, made by asking a server: `scripts/pictures`."""
