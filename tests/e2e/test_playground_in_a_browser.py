@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from calls import until
 
+from bench.pictures.browser import FLAGS, browser_path
 from florence2_sam2.client import Segmentation, Segmenter
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.training.demo import demo_scene
@@ -27,22 +28,6 @@ pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "demo.jpg"
-# Chromium as a user without rights on the machine, and in a container, needs the first two; the rest keeps it from
-# asking its maker's servers.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-BROWSERS = ("chromium", "google-chrome", "google-chrome-stable")
-
-
-def browser_path() -> str | None:
-    """An installed Chromium; None: playwright's own, if that is installed."""
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")
