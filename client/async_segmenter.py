@@ -120,7 +120,7 @@ class AsyncSegmenter(calls.Caller):
             failure: Exception | None = None
             try:
                 if await self._client().is_server_ready(
-                    client_timeout=left
+                    headers=self._metadata, client_timeout=left
                 ) and await self._client().is_model_ready(
                     request.MODEL, headers=self._metadata, client_timeout=left
                 ):

@@ -29,7 +29,7 @@ class Segmentation:
     height: int
     caption: str | None
     caption_source: str | None
-    """Who wrote the caption: `florence2`, `request` …; None when there is none."""
+    """Who wrote the caption: `florence2` or `caller`; `phrases` or `none` where there is none."""
     objects: tuple[SegmentedObject, ...]
     """Those kept, in the order they were found. Under `view="compact"` each part of an object is an entry."""
     filtered: tuple[FilteredObject, ...]

@@ -28,7 +28,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:co
 .bar{background:#3b82f6;height:.8em;border-radius:2px}.charts{display:flex;flex-wrap:wrap;gap:3rem}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(260px,1fr));gap:1rem}
 figure{margin:0;border:1px solid #8885;border-radius:6px;padding:.6rem;overflow-wrap:anywhere}
-figure img{max-width:100%;display:block;margin-bottom:.4rem}small{opacity:.75}.failed{border-color:#dc2626}
+figure img{max-width:100%;height:auto;display:block;margin-bottom:.4rem}small{opacity:.75}.failed{border-color:#dc2626}
 """
 
 

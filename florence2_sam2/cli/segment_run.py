@@ -206,7 +206,8 @@ def _no_server(error: SegmenterError, address: str) -> str:
 def _reason(error: Exception, picture: str) -> str:
     """One line that says what to do about it."""
     if isinstance(error, InvalidRequest) and error.field and not error.field.startswith("image"):
-        flag = "--" + error.field.removeprefix("options.").replace("_", "-")
+        name = error.field.removeprefix("options.")
+        flag = "--format" if name == "formats" else "--" + name.replace("_", "-")
         return f"{flag}{error.message.removeprefix(error.field)}"
     if isinstance(error, SegmenterError):
         return f"{error.message} ({error.code})" if error.code in ("INTERNAL", "UNKNOWN") else error.message

@@ -37,7 +37,7 @@ def status(event: Event) -> str:
         case MasksMade():
             return f"masks: {event.done} of {event.of}"
         case ObjectDone():
-            return f"{event.index + 1} objects"
+            return f"object {event.index + 1}"
         case Finished():
             return "done"
 

@@ -40,9 +40,13 @@ def probe(address: str, models: Collection[str], seconds: float = SECONDS) -> No
 
 
 def _requests(models: Collection[str]) -> list[tuple[str, list[grpc.InferInput]]]:
-    """What to ask: `segment` reaches every model; without it the ensemble `sam2` reaches its four."""
+    """What to ask: two calls of `segment` reach every model, since four tokens name no box; without it the ensemble
+    `sam2` reaches its four."""
     if "segment" in models:
-        return [("segment", [_bytes("image", _picture()), _bytes("options", b'{"max_new_tokens": 4}')])]
+        return [
+            ("segment", [_bytes("image", _picture()), _bytes("options", options)])
+            for options in (b'{"max_new_tokens": 4}', b'{"boxes": [[8, 8, 40, 40]]}')
+        ]
     if "sam2" in models:
         return [
             ("sam2", [_bytes("image", _picture()), _floats("boxes", np.array([[8, 8, 40, 40]], np.float32))])

@@ -9,7 +9,7 @@
     {"event": "object", "index": …, "object": {…}}                as in the answer's `objects`
     {"event": "result", "result": {…}}                            the answer, the last event
 
-Each comes only if there is something to tell: no text of a caller's own caption, no boxes where the caption is empty.
+Each comes only if there is something to tell: no text of a caller's own caption, no masks where no box is left.
 """
 
 from __future__ import annotations
