@@ -2,7 +2,7 @@
 
 Each answer is a line of JSON, written as it comes: the file itself where it is `.jsonl`, else a journal beside it,
 `FILE.part`, of which the file is made at the end. A line that a crash cut off is taken away; its picture is asked about
-again.
+again. The journal stays while pictures have failed, so that they can be tried again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TextIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 from florence2_sam2.client import Segmentation
 from florence2_sam2.client.formats import coco, geojson
@@ -59,13 +64,25 @@ class ResultsFile:
         elif self.journal != path and path.exists() and not self.journal.exists():
             raise ResultsError(f"{path} is finished; --restart makes it anew")
         self.done: set[str] = set()
-        last = self._recover()
-        if last is not None:
-            _require_same(self.path, settings, {**last.get("parameters", {}), "caption": last.get("caption")})
         self._file = self.journal.open("a", encoding="utf-8")
+        try:
+            _lock(self._file, self.path)
+            self._last = self._recover()
+            if self._last is not None:
+                _require_same(self.path, settings, _used(self._last))
+        except BaseException:
+            self._file.close()
+            raise
 
     def add(self, picture: str, result: Segmentation) -> None:
-        """One more answer. It is in the file when this returns."""
+        """One more answer. It is in the file when this returns.
+
+        Raises:
+            ResultsError: it was made with other settings than an earlier run's answers, which this run has left out.
+        """
+        if self._last is not None:
+            _require_same(self.path, _used(result.raw), _used(self._last))
+            self._last = None
         self._file.write(json.dumps({"picture": picture, **result.raw}, ensure_ascii=False) + "\n")
         self._file.flush()
         self.done.add(picture)
@@ -77,8 +94,8 @@ class ResultsFile:
                 body = json.loads(line)
                 yield body.pop("picture"), Segmentation.from_json(body)
 
-    def finish(self) -> None:
-        """Every picture is done: make the file of the journal."""
+    def finish(self, whole: bool = True) -> None:
+        """Make the file of the journal, which goes if that is the `whole`: no picture has failed."""
         self._file.flush()
         if self.form == "jsonl":
             return
@@ -86,8 +103,9 @@ class ResultsFile:
         document = self._coco() if self.form == "coco" else self._geojson()
         unfinished.write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
-        self._file.close()
-        self.journal.unlink()
+        if whole:
+            self._file.close()
+            self.journal.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +146,26 @@ class ResultsFile:
                 feature["properties"]["picture"] = picture
                 features.append(feature)
         return {"type": "FeatureCollection", "features": features}
+
+
+def _lock(file: TextIO, path: Path) -> None:
+    """Keep it from other runs until it is closed, where the system can.
+
+    Raises:
+        ResultsError: another run has it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ResultsError(f"{path}: another run is writing to it") from None
+
+
+def _used(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer was made with; a caption only where it was the caller's."""
+    caption = answer.get("caption") if answer.get("caption_source") == "caller" else None
+    return {**answer.get("parameters", {}), "caption": caption}
 
 
 def _require_same(path: Path, settings: Mapping[str, Any], used: Mapping[str, Any]) -> None:

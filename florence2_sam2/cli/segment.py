@@ -7,6 +7,7 @@ Text on a terminal, JSON (one line a picture) into a pipe or a file. Exit code 0
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from contextlib import ExitStack
@@ -56,10 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--caption", metavar="TEXT", help="ground this caption instead of an automatic one")
     source.add_argument("--phrases", type=_phrases, metavar="A,B", help="look for these nouns")
     source.add_argument(
+        "--boxes", type=_boxes, metavar="JSON", help="your own boxes, [[x1, y1, x2, y2], …] in pixels"
+    )
+    source.add_argument(
         "--task", choices=("caption_grounding", "detection"), help="detection: common objects"
+    )
+    found.add_argument(
+        "--tiles", type=int, metavar="N", help="look again on N×N parts: for small things on large pictures"
     )
     found.add_argument("--num-beams", type=int, metavar="N", help="beams of Florence-2's search")
     found.add_argument("--max-new-tokens", type=int, metavar="N", help="limit on what Florence-2 writes")
+    found.add_argument(
+        "--reduced-decode",
+        action="store_true",
+        default=None,
+        help="decode large JPEGs smaller: faster, a little other",
+    )
+    found.add_argument("--priority", choices=("interactive", "bulk"), help="bulk lets interactive calls pass")
 
     kept = parser.add_argument_group("what to keep (defaults are the server's)")
     kept.add_argument(
@@ -79,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--overlay", metavar="FILE", help="the picture with its objects drawn on it")
     out.add_argument(
         "--mask", nargs="?", const="-", metavar="FILE", help="one mask instead of polygons, as PNG in FILE"
+    )
+    out.add_argument(
+        "--invert-mask",
+        action="store_true",
+        default=None,
+        help="the background in place of the objects in --mask",
     )
     out.add_argument(
         "--format",
@@ -138,6 +158,14 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _complain(message: str, code: int) -> int:
     print(f"florence2-sam2 segment: {message}", file=sys.stderr)
     return code
+
+
+def _boxes(text: str) -> list[list[float]]:
+    try:
+        boxes = json.loads(text)
+        return [[float(x1), float(y1), float(x2), float(y2)] for x1, y1, x2, y2 in boxes]
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError("[[x1, y1, x2, y2], …] is wanted") from None
 
 
 def _phrases(text: str) -> list[str]:

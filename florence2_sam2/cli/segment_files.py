@@ -63,6 +63,8 @@ def wrong_usage(arguments: argparse.Namespace, pictures: Sequence[str]) -> str |
     """What is wrong with the combination of arguments, checked before anything is sent or written."""
     if not arguments.timeout > 0:
         return "--timeout: more than 0 seconds are needed"
+    if arguments.invert_mask and not arguments.mask:
+        return "--invert-mask: it goes with --mask"
     if arguments.concurrency < 1:
         return "--concurrency: at least 1 is needed"
     many = _wrong_results(arguments)

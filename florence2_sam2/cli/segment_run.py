@@ -15,7 +15,7 @@ from pathlib import Path
 from florence2_sam2.cli import report, sources
 from florence2_sam2.cli.html_report import write_report
 from florence2_sam2.cli.progress import Progress
-from florence2_sam2.cli.results_file import ResultsFile
+from florence2_sam2.cli.results_file import ResultsError, ResultsFile
 from florence2_sam2.cli.segment_files import PictureFiles, file_for, prints_json, short
 from florence2_sam2.cli.watching import StatusLine, segment_watched
 from florence2_sam2.client import (
@@ -124,6 +124,9 @@ def segment(
                     state.failed(one.picture, one.error)
         except sources.SourceError as error:  # in a list that is read as it comes
             state.failures.append((sources.STDIN, str(error)))
+        except ResultsError as error:
+            state.progress.end()
+            return f"--results: {error}", 2
         except KeyboardInterrupt:
             if results is None:
                 raise
@@ -163,8 +166,8 @@ def _finish(
         failures += [(picture, message) for picture in given if picture not in seen] or [
             (sources.STDIN, message)
         ]
-    elif results is not None and not failures and arguments.results is not None:
-        results.finish()
+    elif results is not None and arguments.results is not None and (results.done or not failures):
+        results.finish(whole=not failures)
     if failures:
         return _summary(failures, source.total), 1
     return "", 0

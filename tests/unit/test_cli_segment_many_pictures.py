@@ -26,6 +26,7 @@ from pycocotools.coco import COCO
 
 from florence2_sam2.cli import main
 from florence2_sam2.cli.progress import Progress, duration
+from florence2_sam2.cli.results_file import ResultsFile
 from florence2_sam2.cli.sources import SourceError, expand
 from florence2_sam2.client import Segmentation
 
@@ -157,7 +158,9 @@ def test_failures_are_listed_and_tried_again(run: Run, folder: Path, tmp_path: P
         code, _, err = run(peer, folder, "--results", out)
         assert code == 1
         assert f"1 of 4 pictures failed:\n  {broken}: image: is no picture" in err
-        assert not out.exists()  # it is made once all are in it
+        assert [image["file_name"] for image in json.loads(out.read_text())["images"]] == [
+            str(folder / name) for name in NAMES if name != "b.jpg"
+        ]
         assert len(lines(tmp_path / "all.coco.json.part")) == 3
         Image.new("RGB", (12, 8)).save(broken)
         code, _, err = run(peer, folder, "--results", out)
@@ -217,6 +220,34 @@ def test_other_settings_do_not_mix(run: Run, folder: Path, tmp_path: Path) -> No
         assert "was begun with nms_threshold 0.699999988079071, not 0.6; --restart" in err
         code, _, err = run(peer, folder, "--results", out, "--caption", "a dog")
         assert (code, "was begun with caption" in err) == (2, True)
+
+
+def test_settings_that_are_left_out_later_do_not_mix_either(run: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.jsonl"
+
+    def reply(request: Any) -> tuple[dict[str, Any], bytes]:
+        given = any(tensor.name == "area_threshold" for tensor in request.inputs)
+        return {
+            **ANSWER,
+            "parameters": {**ANSWER["parameters"], "area_threshold": 1.0 if given else 0.3},
+        }, b""
+
+    with serving(reply) as peer:
+        assert run(peer, folder / "a.png", "--results", out, "--area-threshold", 1)[0] == 0
+        code, _, err = run(peer, folder, "--results", out)
+        assert (code, "was begun with area_threshold 1.0, not 0.3; --restart" in err) == (2, True)
+        assert "Traceback" not in err
+        assert len(lines(out)) == 1
+        assert run(peer, folder, "--results", out, "--area-threshold", 1)[0] == 0
+    assert [line["parameters"]["area_threshold"] for line in lines(out)] == [1.0] * 4
+
+
+def test_two_runs_do_not_write_one_file(run: Run, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.coco.json"
+    with serving() as peer, ResultsFile(out, {}) as first:
+        code, _, err = run(peer, folder, "--results", out)
+        assert (code, "another run is writing to it" in err) == (2, True)
+        assert (peer.received, first.done) == ([], set())
 
 
 def test_a_lost_server_ends_the_run_and_the_next_goes_on(run: Run, folder: Path, tmp_path: Path) -> None:

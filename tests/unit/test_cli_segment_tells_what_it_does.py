@@ -318,3 +318,24 @@ def test_the_installed_command(peer: Peer, pictures: list[str]) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"picture": pictures[0]} | ANSWER
+
+
+def test_every_setting_has_a_flag(run: Run, pictures: list[str], peer: Peer) -> None:
+    flags = ["--tiles", "2", "--reduced-decode", "--priority", "bulk", "--boxes", "[[1, 2, 3.5, 4]]"]
+    code, _, err = run(pictures[0], *flags, "--mask", "--json", "--invert-mask")
+    assert (code, err) == (0, "")
+    tensors = {
+        tensor.name: data
+        for tensor, data in zip(peer.received[-1].inputs, peer.received[-1].raw_input_contents, strict=True)
+    }
+    assert json.loads(tensors["options"][4:]) == {
+        "tiles": 2,
+        "reduced_decode": True,
+        "priority": "bulk",
+        "boxes": [[1, 2, 3.5, 4]],
+        "invert_mask": True,
+    }
+    assert run(pictures[0], "--boxes", "[[1, 2, 3]]")[0] == 2
+    assert run(pictures[0], "--boxes", "[[1, 2, 3, 4]]", "--caption", "a cat")[0] == 2
+    code, _, err = run(pictures[0], "--invert-mask")
+    assert (code, "--invert-mask: it goes with --mask" in err) == (2, True)
