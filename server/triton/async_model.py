@@ -124,6 +124,10 @@ class AsyncModel:
         metrics: its numbers, which Triton is told about every second.
     """
 
+    names_code = (
+        False  # in an error's message: for callers over HTTP, where Triton answers 400 whatever it is
+    )
+
     def initialize(self, args: dict[str, str]) -> None:
         self.name = args["model_name"]
         self.repository = Path(args["model_repository"]).parent
@@ -209,7 +213,8 @@ class AsyncModel:
             # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
             # process, so that the launcher's supervisor starts the server again.
             os._exit(1)
-        call.refuse(failures.to_triton(refusal, failures.is_between_models(call.request)))
+        between_models = failures.is_between_models(call.request)
+        call.refuse(failures.to_triton(refusal, between_models, self.names_code))
 
     async def _publish(self) -> None:
         published = Published(self.metrics)

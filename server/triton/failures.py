@@ -59,16 +59,20 @@ def refusal(error: BaseException, model: str) -> ServiceError:
     return ServiceError(f"internal error in {model}, reference {reference}")
 
 
-def to_triton(error: ServiceError, between_models: bool) -> TritonError:
-    """The error to answer with."""
+def to_triton(error: ServiceError, between_models: bool, names_code: bool = False) -> TritonError:
+    """The error to answer with. `names_code`: the caller sees no code but what the message says."""
     import triton_python_backend_utils as pb_utils
 
-    message = error.message
-    if between_models:
-        message = f"{error.code}: {message}"
-    elif isinstance(error, DeadlinePassed):
-        message = _DEADLINE_PREFIX + message
+    message = told(error, between_models, names_code)
     return pb_utils.TritonError(message, getattr(pb_utils.TritonError, _TRITON_CODES[error.code]))
+
+
+def told(error: ServiceError, between_models: bool, names_code: bool = False) -> str:
+    """The error's message, with its code where that would be lost. A wrong request's begins with its field instead."""
+    named = names_code and not isinstance(error, InvalidRequest)
+    if between_models or named:
+        return f"{error.code}: {error.message}"
+    return _DEADLINE_PREFIX + error.message if isinstance(error, DeadlinePassed) else error.message
 
 
 def from_triton(message: str, model: str) -> Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from florence2_sam2.server import errors
-from florence2_sam2.server.triton.failures import ModelFailed, from_triton
+from florence2_sam2.server.triton.failures import ModelFailed, from_triton, told
 
 ALL = [
     errors.InvalidRequest("caption", "is longer than 4096 bytes: it has 5000"),
@@ -22,6 +22,19 @@ def test_there_and_back(error: errors.ServiceError) -> None:
     assert type(back) is type(error)
     assert back.args == error.args
     assert getattr(back, "field", None) == getattr(error, "field", None)
+
+
+def test_over_http_the_message_says_which_kind() -> None:
+    """There Triton answers 400, whatever it is; a wrong request's message begins with its field."""
+    assert [told(error, False, names_code=True).partition(": ")[0] for error in ALL] == [
+        "caption",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "CANCELLED",
+        "INTERNAL",
+    ]
+    assert [told(error, True) for error in ALL] == [f"{error.code}: {error.message}" for error in ALL]
+    assert told(ALL[1], False) == ALL[1].message
 
 
 @pytest.mark.parametrize(

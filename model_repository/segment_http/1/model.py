@@ -10,6 +10,8 @@ from florence2_sam2.server.triton.async_model import AsyncModel
 
 
 class TritonPythonModel(AsyncModel):
+    names_code = True
+
     async def answer(self, call):
         answer = await ask_segment(call.request, ["result"])
         return [tensors.bytes_output("result", answer["result"][0])]
