@@ -239,7 +239,7 @@ def _argument(option: Option) -> dict[str, Any]:
     return {
         "type": _parsed(option),
         "metavar": option.kind.upper(),
-        "help": f"{option.help} ({shown or 'none'})",
+        "help": f"{option.help} ({'none' if shown in (None, '') else shown})",
     }
 
 
