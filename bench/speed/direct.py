@@ -32,6 +32,7 @@ from florence2_sam2.server.segment.models import (
     Pixels,
     Region,
     Sam2Features,
+    Tell,
     largest,
 )
 from florence2_sam2.server.segment.pipeline import Run
@@ -77,7 +78,7 @@ class DirectModels:
         task: str,
         text: str,
         options: GenerationOptions,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> Generated:
         given = Florence2Options(
             options.num_beams,

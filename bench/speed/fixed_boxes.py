@@ -7,11 +7,10 @@ import what the server has, and nothing of the bench.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from florence2_sam2.server.segment.models import Floats, Generated, GenerationOptions, Region
+from florence2_sam2.server.segment.models import Floats, Generated, GenerationOptions, Region, Tell
 
 Box = tuple[float, float, float, float]
 
@@ -54,7 +53,7 @@ class FixedBoxes:
         task: str,
         text: str,
         options: GenerationOptions,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> Generated:
         answer: Generated = await super().generate(features, size, task, text, options, tell)  # type: ignore[misc]
         if task != GROUNDING:

@@ -82,6 +82,17 @@ class Generated:
 
 
 @dataclass(frozen=True)
+class Written:
+    """A text as far as it is written. A search with beams may take some of it back, unless it is `whole`."""
+
+    text: str
+    whole: bool = False
+
+
+Tell = Callable[[Written], None]
+
+
+@dataclass(frozen=True)
 class GenerationOptions:
     """What a caller may change of the decoding; None means the checkpoint's own setting."""
 
@@ -124,11 +135,11 @@ class Models(Protocol):
         task: str,
         text: str,
         options: GenerationOptions,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> Generated:
         """Run one Florence-2 task on a picture's features. `size` is (width, height), the frame of the regions.
 
-        `tell` gets the text so far, now and then; a beam search may take some of it back.
+        `tell` gets the text so far, now and then, and all of it as soon as it is written.
         """
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:

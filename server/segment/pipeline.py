@@ -35,6 +35,7 @@ from florence2_sam2.server.segment.models import (
     Picture,
     Region,
     Sam2Features,
+    Written,
 )
 from florence2_sam2.server.segment.request import SegmentRequest
 from florence2_sam2.server.segment.seen import Seen
@@ -201,11 +202,13 @@ class Pipeline:
         else:
             task = GROUNDING
             if not request.caption:
+                told = _CaptionTold(outcome, watcher)
                 with _clock(outcome.timings_ms, "caption"):
-                    written = await seen.generate(CAPTION, "", generation, leave_if_cancelled, watcher.text)
-                outcome.caption, outcome.caption_source = written.text, "florence2"
+                    written = await seen.generate(CAPTION, "", generation, leave_if_cancelled, told)
+                told(Written(written.text, whole=True))
                 outcome.warnings += written.warnings
-            watcher.caption(outcome)
+            else:
+                watcher.caption(outcome)
         leave_if_cancelled()
         with _clock(outcome.timings_ms, "ground"):
             if task == GROUNDING and not outcome.caption and options.phrases is None:
@@ -224,6 +227,25 @@ class Pipeline:
     def _take(outcome: Outcome, found: Generated) -> None:
         outcome.candidates += [_candidate(region) for region in found.regions]
         outcome.warnings += [text for text in found.warnings if text not in outcome.warnings]
+
+
+@dataclass
+class _CaptionTold:
+    """Tells the watcher of a caption: as it is written, and once when it is whole, which may be before the answer."""
+
+    outcome: Outcome
+    watcher: Watcher
+    done: bool = False
+
+    def __call__(self, written: Written) -> None:
+        if self.done:
+            return
+        if written.whole:
+            self.done = True
+            self.outcome.caption, self.outcome.caption_source = written.text, "florence2"
+            self.watcher.caption(self.outcome)
+        else:
+            self.watcher.text(written.text)
 
 
 def _chunks(candidates: list[Candidate]) -> list[tuple[list[Candidate], Floats]]:

@@ -14,9 +14,8 @@ from florence2_sam2.server.segment.models import (
     Models,
     Picture,
     Sam2Features,
+    Tell,
 )
-
-Tell = Callable[[str], None]
 
 _TEXT_BYTES = 1000  # of a generated answer's objects, roughly, beside its text
 _REGION_BYTES = 500
@@ -45,7 +44,7 @@ class Seen:
         text: str,
         options: GenerationOptions,
         leave_if_cancelled: Callable[[], None],
-        heard: Callable[[str], None] | None = None,
+        heard: Tell | None = None,
     ) -> Generated:
         """Florence-2's answer; regions are in this picture's pixels. `heard` gets its text while it is written."""
         key = (
@@ -58,7 +57,7 @@ class Seen:
             options.phrases,
         )
 
-        async def work(tell: Callable[[str], None]) -> Generated:
+        async def work(tell: Tell) -> Generated:
             features = await self.image_features()
             return await self._models.generate(features, self.picture.size, task, text, options, tell)
 

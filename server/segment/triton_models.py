@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from florence2_sam2.server.segment.models import (
     Pixels,
     Region,
     Sam2Features,
+    Tell,
+    Written,
     largest,
 )
 from florence2_sam2.server.segment.pipeline import Run
@@ -59,7 +60,7 @@ class TritonModels:
         task: str,
         text: str,
         options: GenerationOptions,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> Generated:
         wanted = {
             "num_beams": options.num_beams,
@@ -75,7 +76,7 @@ class TritonModels:
             "options": bytes_array([json.dumps({k: v for k, v in wanted.items() if v is not None}).encode()]),
         }
         answer = await bls.call_with_line(
-            "florence2", inputs, ["text", "regions", "info"], lambda event: tell(event["text"])
+            "florence2", inputs, ["text", "regions", "info"], lambda event: tell(Written(**event))
         )
         regions = json.loads(answer["regions"][0])
         return Generated(

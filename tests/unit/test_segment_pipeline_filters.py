@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from florence2_sam2.server.errors import Cancelled
-from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Features
+from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Features, Written
 from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Outcome, Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
@@ -35,7 +35,9 @@ class DrawnModels:
     async def generate(self, features, size, task, text, options, tell) -> Generated:
         self.calls.append(task)
         if task == "<MORE_DETAILED_CAPTION>":
-            tell("A")
+            tell(Written("A"))
+            tell(Written("A cat.", whole=True))
+            tell(Written("A late word"))
             return Generated("A cat.", (), ("cut",))
         return Generated("", tuple(self.regions), ("cut",))
 

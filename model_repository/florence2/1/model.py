@@ -50,6 +50,8 @@ class TritonPythonModel(AsyncModel):
             features, task, text, size, options, call.cancelled, progress if call.has_line else None
         )
         answer = await asyncio.wrap_future(running)
+        if not answer.regions:  # the whole text, ahead of the answer
+            call.say({"text": answer.text, "whole": True})
         self.metrics.add("decoder_requests_total")
         self.metrics.add("tokens_total", len(answer.token_ids))
         for part, milliseconds in answer.timings_ms.items():
