@@ -70,6 +70,18 @@ class Settings:
 
     max_in_flight: int = _setting(8, "requests worked on at once", 1)
     max_queue: int = _setting(32, "requests that may wait; more are refused", 0)
+    queue_seconds: float = _setting(120.0, "time that a request may wait, after which it is refused", 0.001)
+    max_fetches: int = _setting(32, "pictures fetched from URLs at once; more are refused", 1)
+    bulk_beside: int = _setting(
+        1,
+        "bulk requests that go on while an interactive one is worked on; the others stop before their next step",
+        1,
+    )
+    bulk_runs: int = _setting(
+        1,
+        "runs of one encoder for bulk requests under way at once; more where a GPU takes them as a batch",
+        1,
+    )
     overlap_sam2: bool = _setting(
         False, "run SAM2's encoder beside Florence-2's decoding instead of after it"
     )
@@ -80,6 +92,16 @@ class Settings:
     decoder_rows: int = _setting(16, "most rows of one decoding batch (a beam is a row)", 1)
     decoder_niceness: int = _setting(
         10, "how far decoding on CPUs gives way to the encoders, as of nice: 0 not at all, 19 most", 0
+    )
+
+    health_seconds: float = _setting(
+        5.0, "how often serve asks the server whether it is well, without any work; 0: never", 0, "watch"
+    )
+    probe_seconds: float = _setting(
+        60.0, "how often serve sends an idle server a real request; 0: never", 0, "watch"
+    )
+    hung_seconds: float = _setting(
+        120.0, "time without any progress in a request after which serve starts the server again", 1, "watch"
     )
 
     def __post_init__(self) -> None:
@@ -136,7 +158,7 @@ class Settings:
 
 class Option(NamedTuple):
     """One setting, as a command line needs it. `kind` is one of int, float, bool, str, ints, strs; `group` is the
-    heading of its flag, "checkpoints" or "limits".
+    heading of its flag, "checkpoints", "limits" or "watch".
     """
 
     name: str

@@ -1,7 +1,7 @@
 """A bounded queue in front of the pipeline: what cannot be served soon is refused at once.
 
-Triton's own queue is always empty in front of a model that answers through response senders, so `max_queue_size` and
-priority levels in its config would never act; this gate is where they act.
+Triton's own queue is always empty in front of a model that answers through response senders, so `max_queue_size`,
+priority levels and queue timeouts in its config would never act; this gate is where they act.
 """
 
 from __future__ import annotations
@@ -9,62 +9,121 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from florence2_sam2.server.errors import Overloaded
+from florence2_sam2.server.segment.turns import Turns
 
 RANKS = {"interactive": 0, "bulk": 1}
+# Why a call is refused, as the metrics name it.
+QUEUE_FULL, QUEUE_TIMEOUT = "queue full", "queue timeout"
+
+
+@dataclass(order=True)
+class _Waiting:
+    rank: int
+    number: int
+    priority: str = field(compare=False)
+    turn: asyncio.Future[None] = field(compare=False)
 
 
 class Gate:
     """Lets `running` calls in at once and keeps `waiting` more, interactive before bulk, else first come first served.
 
-    Belongs to one event loop.
+    Bulk calls leave a quarter of the places, at least one, to interactive ones, which so need not wait for one of them
+    to end. Belongs to one event loop.
+
+    Args:
+        seconds: after which a call that waits is refused.
+        turns: hears who is in, so that bulk calls give way to interactive ones.
     """
 
-    def __init__(self, running: int, waiting: int) -> None:
-        self._free = running
-        self._waiting = waiting
-        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
+    def __init__(
+        self, running: int, waiting: int, seconds: float = float("inf"), turns: Turns | None = None
+    ) -> None:
+        self._running, self._waiting, self._seconds = running, waiting, seconds
+        self._for_bulk = max(1, running - max(1, running // 4))
+        self._in: Counter[str] = Counter()
+        self._queue: list[_Waiting] = []
         self._order = itertools.count()
+        self._turns = turns or Turns()
+        self.refused: Counter[str] = Counter()
 
     @property
     def depth(self) -> int:
         """Calls that wait now."""
-        return sum(not turn.done() for _, _, turn in self._queue)
+        return sum(self.depths().values())
 
-    @asynccontextmanager
-    async def enter(self, priority: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it.
+    def depths(self) -> dict[str, int]:
+        """Calls that wait now, by priority."""
+        counts = Counter(waiting.priority for waiting in self._queue if not waiting.turn.done())
+        return {priority: counts[priority] for priority in RANKS}
+
+    def check(self, priority: str) -> None:
+        """Whether a call that comes now would be let in or may wait.
 
         Raises:
             Overloaded: as many wait already as may wait.
         """
-        if self._free:
-            self._free -= 1
-        else:
-            if self.depth >= self._waiting:
-                raise Overloaded(
-                    f"the server is full: {self._waiting} calls are waiting already, try again later"
-                )
-            turn = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._queue, (RANKS[priority], next(self._order), turn))
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave()  # the place had been given to this call already
-                raise
-        try:
-            yield
-        finally:
-            self._leave()
+        if not self._has_place(priority) and self.depth >= self._waiting:
+            self.refused[QUEUE_FULL] += 1
+            raise Overloaded(
+                f"the server is full: {self._waiting} calls are waiting already, try again later"
+            )
 
-    def _leave(self) -> None:
+    @asynccontextmanager
+    async def enter(self, priority: str) -> AsyncIterator[Turns.Call]:
+        """Wait for a place and hold it.
+
+        Raises:
+            Overloaded: as many wait already as may wait, or the wait was too long.
+        """
+        self.check(priority)
+        if self._has_place(priority):
+            self._in[priority] += 1
+        else:
+            await self._wait(priority)
+        call = self._turns.enter(priority)
+        try:
+            yield call
+        finally:
+            self._turns.leave(call)
+            self._leave(priority)
+
+    def _has_place(self, priority: str) -> bool:
+        taken = self._in.total()
+        return taken < self._running and (priority != "bulk" or self._in["bulk"] < self._for_bulk)
+
+    async def _wait(self, priority: str) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, _Waiting(RANKS[priority], next(self._order), priority, turn))
+        seconds = None if self._seconds == float("inf") else self._seconds
+        try:
+            await asyncio.wait_for(turn, seconds)
+        except TimeoutError:
+            if turn.done() and not turn.cancelled():
+                return  # in the last moment
+            self.refused[QUEUE_TIMEOUT] += 1
+            raise Overloaded(
+                f"the server is full: no place was free within {self._seconds:g} s, try again later"
+            ) from None
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave(priority)  # the place had been given to this call already
+            raise
+
+    def _leave(self, priority: str) -> None:
+        self._in[priority] -= 1
+        # The heap holds interactive calls first. A bulk call at its head that may not enter keeps nobody out: those
+        # behind it are bulk calls too.
         while self._queue:
-            _, _, turn = heapq.heappop(self._queue)
-            if not turn.done():
-                turn.set_result(None)  # the place goes on to the next call
+            first = self._queue[0]
+            if not first.turn.done() and not self._has_place(first.priority):
                 return
-        self._free += 1
+            heapq.heappop(self._queue)
+            if not first.turn.done():
+                self._in[first.priority] += 1
+                first.turn.set_result(None)

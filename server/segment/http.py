@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from florence2_sam2.server.errors import InvalidRequest
+from florence2_sam2.server.errors import InvalidRequest, shown
 from florence2_sam2.server.segment.request import THRESHOLDS, Options
 
 # Fields passed on to `segment` as they are. Raw bytes cannot be written in JSON, so `image` is not among them.
@@ -27,7 +27,7 @@ def refuse_unknown(parameters: Mapping[str, Any] | str | None) -> None:
     """
     named = json.loads(parameters or "{}") if isinstance(parameters, str) else dict(parameters or {})
     for name in named:
-        raise InvalidRequest(name[:60], f"unknown field; {_hint(name)}")
+        raise InvalidRequest(shown(name), f"unknown field; {_hint(name)}")
 
 
 def _hint(name: str) -> str:

@@ -119,8 +119,10 @@ class Pipeline:
         load: Callable[[], Picture],
         cancelled: Callable[[], bool],
         watcher: Watcher = Watcher(),  # noqa: B008 - has no state
+        models: Models | None = None,
     ) -> Outcome:
-        """Segment one picture. `load` gives it and runs in a worker thread.
+        """Segment one picture. `load` gives it and runs in a worker thread. `models` are asked in place of the
+        server's: the same ones, in another way.
 
         Raises:
             ServiceError: whatever `load` or a model refuses; Cancelled when the caller has gone.
@@ -135,7 +137,7 @@ class Pipeline:
         with _clock(timings, "decode"):
             picture = await self.run(load)
         width, height = picture.size
-        seen = Seen(self.models, self.memory, picture, request.options.priority)
+        seen = Seen(models or self.models, self.memory, picture, request.options.priority)
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
         watcher.started(outcome)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from florence2_sam2.server.errors import InvalidRequest
+from florence2_sam2.server.errors import InvalidRequest, shown
 from florence2_sam2.server.settings import Settings
 
 FORMATS = ("rle", "coco", "geojson", "masks", "preview")
@@ -133,7 +133,7 @@ def parse_options(text: str, settings: Settings) -> Options:
     values: dict[str, Any] = {}
     for key, value in body.items():
         if key not in _READERS:
-            raise InvalidRequest(f"options.{key[:60]}", f"unknown key; the keys are {', '.join(_READERS)}")
+            raise InvalidRequest(f"options.{shown(key)}", f"unknown key; the keys are {', '.join(_READERS)}")
         values[key] = _READERS[key](f"options.{key}", value)
     options = Options(**values)
     if options.boxes is not None and len(options.boxes) > settings.max_boxes:
@@ -208,8 +208,9 @@ def _kind(value: Any) -> str:
 def _choice(*allowed: str) -> Callable[[str, Any], str]:
     def read(field: str, value: Any) -> str:
         if not isinstance(value, str) or value not in allowed:
-            shown = json.dumps(value)[:60]
-            raise InvalidRequest(field, f"one of {', '.join(allowed)} is needed, got {shown}")
+            raise InvalidRequest(
+                field, f"one of {', '.join(allowed)} is needed, got {shown(json.dumps(value))}"
+            )
         return value
 
     return read
@@ -227,7 +228,7 @@ def _whole(low: int, high: int | None = None) -> Callable[[str, Any], int]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidRequest(field, f"a whole number {right} is needed, not {_kind(value)}")
         if value < low or (high is not None and value > high):
-            raise InvalidRequest(field, f"a whole number {right} is needed, got {value}")
+            raise InvalidRequest(field, f"a whole number {right} is needed, got {shown(str(value))}")
         return value
 
     return read
@@ -248,7 +249,7 @@ def _phrases(field: str, value: Any) -> tuple[str, ...]:
     for item in value:
         if not isinstance(item, str) or not item.strip():
             raise InvalidRequest(
-                field, f"each phrase is a text that is not blank, got {json.dumps(item)[:60]}"
+                field, f"each phrase is a text that is not blank, got {shown(json.dumps(item))}"
             )
     return tuple(item.strip() for item in value)
 

@@ -15,10 +15,12 @@ from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
 from florence2_sam2.server.segment.answer import Answer, Json, build_answer
 from florence2_sam2.server.segment.events import Event, Teller
+from florence2_sam2.server.segment.fetches import Fetches
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import Models, Picture
 from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run, Watcher
 from florence2_sam2.server.segment.request import RawInputs, SegmentRequest, parse_request
+from florence2_sam2.server.segment.turns import Turns
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.store import MaskStore, StoreError
 
@@ -41,7 +43,9 @@ class SegmentService:
         self._metrics = metrics or Metrics()
         self._memory = Memory(settings.memory_bytes)
         self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory)
-        self._gate = Gate(settings.max_in_flight, settings.max_queue)
+        self._turns = Turns(settings.bulk_beside, settings.bulk_runs)
+        self._gate = Gate(settings.max_in_flight, settings.max_queue, settings.queue_seconds, self._turns)
+        self._fetches = Fetches(settings.max_fetches)
 
     async def __call__(
         self,
@@ -55,14 +59,16 @@ class SegmentService:
             ServiceError: as `server/errors.py` says; everything else is a bug.
         """
         request = parse_request(inputs, self._settings)
+        priority = request.options.priority
+        self._gate.check(priority)  # before anything is fetched for a call that will be refused
+        source, fetch_seconds = await self._fetch(request)
         came = time.perf_counter()
-        async with self._gate.enter(request.options.priority):
-            waited = time.perf_counter() - came
-            self._metrics.add("segment_waiting_seconds_total", waited, priority=request.options.priority)
+        async with self._gate.enter(priority) as place:
+            self._metrics.add("segment_waiting_seconds_total", time.perf_counter() - came, priority=priority)
             pictures: list[Picture] = []
 
             def load() -> Picture:
-                pictures.append(_load(request, self._settings, self._models.input_size))
+                pictures.append(_load(request, source, self._settings, self._models.input_size))
                 return pictures[0]
 
             loop = asyncio.get_running_loop()
@@ -71,7 +77,9 @@ class SegmentService:
             def found(index: int, item: Json) -> None:  # in a worker thread
                 loop.call_soon_threadsafe(watcher.found, index, item)
 
-            outcome = await self._pipeline(request, load, cancelled, watcher)
+            await place.turn()
+            outcome = await self._pipeline(request, load, cancelled, watcher, place.models(self._models))
+            outcome.timings_ms["decode"] += 1e3 * fetch_seconds
             build = functools.partial(
                 build_answer,
                 outcome,
@@ -85,12 +93,36 @@ class SegmentService:
             self._count(outcome)
             return answer
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place."""
+        return self._gate.depth
+
     def measure(self) -> None:
-        """Set the numbers that are states: who waits, and what the memory keeps."""
-        self._metrics.set("segment_waiting", self._gate.depth)
+        """Set the numbers that are states or counted elsewhere: who waits, who was refused, what the memory keeps."""
+        for priority, waiting in self._gate.depths().items():
+            self._metrics.set("segment_waiting", waiting, priority=priority)
+        self._metrics.set("segment_stopped", self._turns.stopped)
+        self._metrics.set("segment_fetching", self._fetches.under_way)
+        for reason, count in (self._gate.refused + self._fetches.refused).items():
+            self._metrics.set("segment_refused_total", count, reason=reason)
         self._metrics.set("memory_bytes", self._memory.bytes)
         for how, count in asdict(self._memory.counts).items():
             self._metrics.set("memory_results_total", count, how=how)
+
+    async def _fetch(self, request: SegmentRequest) -> tuple[bytes, float]:
+        """The encoded picture, and the seconds that fetching it took.
+
+        A fetch holds no place: twenty slow web servers are nobody else's misfortune.
+        """
+        if request.image is not None:
+            return request.image, 0.0
+        url = request.image_url or ""
+        if _is_data(url):
+            return b"", 0.0  # it is in the URL
+        began = time.perf_counter()
+        data = await self._fetches.run(lambda: fetch_image(url, self._settings))
+        return data, time.perf_counter() - began
 
     def _count(self, outcome: Outcome) -> None:
         for stage, milliseconds in outcome.timings_ms.items():
@@ -109,17 +141,17 @@ class SegmentService:
             return data_url(png), f"mask_url: {error}; the mask is in the answer itself"
 
 
-def _load(request: SegmentRequest, settings: Settings, input_size: tuple[int, int]) -> Picture:
-    """The picture, from the bytes or from where the URL points."""
-    field, url = "image", request.image_url or ""
-    if request.image is not None:
-        data = request.image
-    else:
-        field = "image_url"
-        is_data = url[:5].lower() == "data:"
-        data = decode_data_url(url, settings) if is_data else fetch_image(url, settings)
+def _load(request: SegmentRequest, data: bytes, settings: Settings, input_size: tuple[int, int]) -> Picture:
+    """The picture in `data`, which came as bytes or from where the URL points, or in the URL itself."""
+    field = "image" if request.image is not None else "image_url"
+    if request.image_url is not None and _is_data(request.image_url):
+        data = decode_data_url(request.image_url, settings)
     if not request.options.reduced_decode:
         return Picture.of(decode_picture(data, settings, field), data)
     tiles = request.options.tiles  # each of which is resized to the models' size
     pixels, size = decode_reduced(data, settings, field, (tiles * input_size[0], tiles * input_size[1]))
     return Picture.of(pixels, data, size)
+
+
+def _is_data(url: str) -> bool:
+    return url[:5].lower() == "data:"

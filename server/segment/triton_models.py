@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from florence2_sam2.server import manifest
+from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.models import (
     Floats,
@@ -75,14 +76,19 @@ class TritonModels:
             "text": bytes_array([text.encode()]),
             "options": bytes_array([json.dumps({k: v for k, v in wanted.items() if v is not None}).encode()]),
         }
-        answer = await bls.call_with_line(
-            "florence2", inputs, ["text", "regions", "info"], lambda event: tell(Written(**event))
-        )
+        try:
+            answer = await bls.call_with_line(
+                "florence2", inputs, ["text", "regions", "info"], lambda event: tell(Written(**event))
+            )
+        except InvalidRequest as refused:
+            if refused.field == "text":
+                raise InvalidRequest("caption", refused.problem) from None
+            raise
         regions = json.loads(answer["regions"][0])
         return Generated(
             text=answer["text"][0].decode(),
             regions=tuple(Region.from_json(row) for row in regions if "box" in row),
-            warnings=tuple(json.loads(answer["info"][0])["warnings"]),
+            warnings=tuple(_of_caption(text) for text in json.loads(answer["info"][0])["warnings"]),
         )
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
@@ -97,3 +103,8 @@ class TritonModels:
         inputs["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
         answer = await bls.call("sam2_mask_decoder", inputs, ["mask_logits", "scores"])
         return answer["mask_logits"], answer["scores"]
+
+
+def _of_caption(warning: str) -> str:
+    """What `florence2` says of its input `text`, which callers of `segment` know as the caption."""
+    return "caption: " + warning.removeprefix("text: ") if warning.startswith("text: ") else warning
