@@ -156,7 +156,7 @@ class Line(_Lines):
 
     @classmethod
     async def connect(cls, address: str) -> Line | None:
-        """The line of that address, taken up by its caller; None if nobody listens there, or it is no address."""
+        """The line of that address; None if nobody listens there, or it is no address."""
         parts = _ADDRESS.fullmatch(address)
         if parts is None:
             return None
@@ -165,8 +165,11 @@ class Line(_Lines):
             _, line = await asyncio.get_running_loop().create_unix_connection(lambda: cls(token), _path(name))
         except OSError:
             return None
-        await line._taken.wait()
         return line
+
+    async def taken(self) -> None:
+        """Until the caller has taken it up or refused it: who answers before that is not heard."""
+        await self._taken.wait()
 
     @property
     def hung_up(self) -> bool:

@@ -31,6 +31,7 @@ def test_what_is_said_is_heard_in_order_and_whole() -> None:
             assert ended.is_set()  # nobody has taken it up
             line = await Line.connect(address)
             assert line is not None
+            await line.taken()
             assert not ended.is_set()
             for event in said:
                 line.say(event)
@@ -51,6 +52,7 @@ def test_lines_of_one_exchange_do_not_mix() -> None:
             async with exchange.line(heard[number].append) as (address, ended):
                 line = await Line.connect(address)
                 assert line is not None
+                await line.taken()
                 for at in range(20):
                     line.say({"number": number, "at": at})
                     await asyncio.sleep(0)
@@ -63,11 +65,27 @@ def test_lines_of_one_exchange_do_not_mix() -> None:
     run(scenario)
 
 
+def test_what_is_said_before_the_line_is_taken_up_is_heard_too() -> None:
+    async def scenario() -> None:
+        heard: list[Any] = []
+        async with Exchange().line(heard.append) as (address, ended):
+            line = await Line.connect(address)
+            assert line is not None
+            line.say({"early": 1})
+            await line.taken()
+            line.end()
+            await ended.wait()
+            assert heard == [{"early": 1}]
+
+    run(scenario)
+
+
 def test_who_hangs_up_is_noticed() -> None:
     async def scenario() -> None:
         async with Exchange().line(lambda _: None) as (address, _):
             line = await Line.connect(address)
             assert line is not None
+            await line.taken()
             assert not line.hung_up
         await until(lambda: line.hung_up)
         line.say({"nobody": "hears this"})
@@ -82,6 +100,7 @@ def test_a_line_that_was_given_up_before_it_was_taken_is_hung_up() -> None:
             pass
         line = await Line.connect(address)
         assert line is not None
+        await line.taken()
         assert line.hung_up
 
     run(scenario)
@@ -115,6 +134,7 @@ def test_the_process_of_another_user_is_not_talked_to(monkeypatch: pytest.Monkey
             monkeypatch.setattr(lines.os, "geteuid", lambda: ours + 1)
             line = await Line.connect(address)
             assert line is not None
+            await line.taken()
             assert line.hung_up
             line.say({"secret": 1})
             await asyncio.sleep(0.05)
