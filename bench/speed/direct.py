@@ -31,11 +31,11 @@ from florence2_sam2.server.segment.models import (
     GenerationOptions,
     Pixels,
     Region,
+    Run,
     Sam2Features,
     Tell,
     largest,
 )
-from florence2_sam2.server.segment.pipeline import Run
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, mask_to_polygons, union_mask
+from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, union_mask
 from florence2_sam2.server.inputs.pictures import data_url, encode_png_mask
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.formats import coco_document, geojson_document, preview_png
@@ -38,6 +38,7 @@ def build_answer(
     identities: dict[str, Json],
     mask_url: Callable[[bytes], tuple[str, str | None]],
     found: Callable[[int, Json], None] | None = None,
+    leave_if_cancelled: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Write the answer.
 
@@ -46,6 +47,7 @@ def build_answer(
         identities: what the answer says of each model.
         mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
         found: is told of each object as soon as it is written, with its index.
+        leave_if_cancelled: called before each object; raises when nobody waits for the answer.
     """
     began = time.perf_counter()
     options, kept = request.options, outcome.kept
@@ -55,8 +57,10 @@ def build_answer(
     polygons: list[list[Polygon]] = []
     objects: list[Json] = []
     for index, candidate in enumerate(kept):
+        leave_if_cancelled()
         if needs_polygons:
-            polygons.append(mask_to_polygons(_mask(candidate), request.polygon_precision))
+            assert candidate.shape is not None
+            polygons.append(candidate.shape.polygons(request.polygon_precision))
         if options.view == "full" or found is not None:
             shown = None if request.output_mask else polygons[index]
             objects.append(_object(candidate, shown, frame, options.formats))

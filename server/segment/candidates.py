@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from florence2_sam2.postprocess import (
     nms_masks,
 )
 from florence2_sam2.server.segment.models import Floats
+from florence2_sam2.server.segment.shapes import Shape
 
 Box = tuple[float, float, float, float]
 
@@ -34,7 +35,13 @@ class Candidate:
     reason: str | None = None
     suppressed_by: Candidate | None = None
     logits: Floats | None = None  # [s,s], until the mask is made
-    mask: CroppedMask | None = None
+    shape: Shape | None = None  # the mask at the picture's size
+    shape_key: Hashable = None  # under which it is remembered
+
+    @property
+    def mask(self) -> CroppedMask | None:
+        """At the picture's size, once it has been made."""
+        return self.shape.mask if self.shape else None
 
 
 def open_candidates(candidates: list[Candidate]) -> list[Candidate]:
@@ -73,13 +80,14 @@ def drop_empty(
 ) -> None:
     """Drop masks that have no pixel at the picture's own size, before they could suppress anything.
 
-    `make` gives a candidate its mask. It is asked only where the logits do not decide.
+    `make` gives a candidate its mask. It is asked only where the logits do not decide and the mask is not there yet.
     """
     for candidate in open_candidates(candidates):
         assert candidate.logits is not None
         if surely_shown(candidate.logits, width, height):
             continue
-        make(candidate)
+        if candidate.shape is None:
+            make(candidate)
         if candidate.mask is None or candidate.mask.area == 0:
             candidate.reason = "empty_mask"
 

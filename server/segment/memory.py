@@ -53,6 +53,17 @@ class Memory:
         """Whether `recall` would do no work of its own now: the result is kept, or under way in that lane."""
         return key in self._kept or (key, lane) in self._under_way
 
+    def get(self, key: Hashable) -> Any:
+        """What is kept, or None. From another thread `peek`."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self.peek(key)
+
+    def peek(self, key: Hashable) -> Any:
+        """The same, from any thread, and it does not count as use."""
+        kept = self._kept.get(key)
+        return kept[0] if kept else None
+
     async def recall(
         self,
         key: Hashable,
@@ -113,13 +124,14 @@ class Memory:
         finally:
             if self._under_way.get(place) is shared:
                 del self._under_way[place]
-        self._keep(place[0], result, size(result))
+        self.keep(place[0], result, size(result))
         return result
 
-    def _keep(self, key: Hashable, result: Any, size: int) -> None:
+    def keep(self, key: Hashable, result: Any, size: int) -> None:
+        """Keep a result of that many bytes, in place of what is kept under its key."""
         if size > self.limit:
             return
-        if key in self._kept:  # made in two lanes
+        if key in self._kept:  # made in two lanes, or grown
             self.bytes -= self._kept.pop(key)[1]
         self._kept[key] = (result, size)
         self.bytes += size

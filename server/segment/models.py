@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -15,35 +16,67 @@ from florence2_sam2.server.manifest import ImageSpec
 
 Pixels = npt.NDArray[np.uint8]  # [H,W,3] RGB, upright
 Floats = npt.NDArray[np.float32]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Picture:
     """An upright picture. Pictures of the same digest have the same pixels.
 
-    `size` is its width and height, in whose pixels all coordinates are. `pixels` has fewer where the file was decoded
-    at a reduced size.
+    Args:
+        digest: of the pixels.
+        size: width and height, in whose pixels all coordinates are.
+        pixels: fewer than `size` says where the file was decoded at a reduced size; None: `decode` gives them when they
+            are asked for.
+        key: under which it is remembered that it can be decoded, see `loading.py`.
     """
 
-    pixels: Pixels
-    digest: bytes
-    size: tuple[int, int]
+    def __init__(
+        self,
+        digest: bytes,
+        size: tuple[int, int],
+        pixels: Pixels | None = None,
+        decode: Callable[[], Pixels] | None = None,
+        key: Hashable = None,
+    ) -> None:
+        self.digest, self.size, self.key = digest, size, key
+        self._pixels, self._decode = pixels, decode
+        self._decoding = threading.Lock()
 
     @classmethod
-    def of(cls, pixels: Pixels, encoded: bytes, size: tuple[int, int] | None = None) -> Picture:
-        """The picture of that size (default: that of `pixels`) that those bytes of a file were decoded to."""
+    def of(
+        cls, pixels: Pixels, file: bytes, size: tuple[int, int] | None = None, key: Hashable = None
+    ) -> Picture:
+        """The picture of that size (default: that of `pixels`) that a file of that digest was decoded to."""
         height, width = pixels.shape[:2]
-        digest = hashlib.blake2b(encoded, digest_size=32, person=f"{width}x{height}".encode()[:16]).digest()
-        return cls(pixels, digest, size or (width, height))
+        digest = hashlib.blake2b(f"{width}x{height}".encode() + file, digest_size=32).digest()
+        return cls(digest, size or (width, height), pixels, key=key)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether `pixels` takes no time."""
+        return self._pixels is not None
+
+    @property
+    def pixels(self) -> Pixels:
+        """uint8 [H,W,3]. May take as long as decoding the file does: ask in a worker thread unless it `is_decoded`."""
+        with self._decoding:
+            if self._pixels is None:
+                assert self._decode is not None
+                self._pixels = self._decode()
+            return self._pixels
 
     def window(self, box: tuple[int, int, int, int]) -> Picture:
         """The part between x1, y1 and x2, y2, in pixels."""
         x1, y1, x2, y2 = box
+
+        def cut() -> Pixels:
+            height, width = self.pixels.shape[:2]
+            columns = slice(x1 * width // self.size[0], -(-x2 * width // self.size[0]))
+            rows = slice(y1 * height // self.size[1], -(-y2 * height // self.size[1]))
+            return np.ascontiguousarray(self.pixels[rows, columns])
+
         digest = hashlib.blake2b(self.digest + repr(box).encode(), digest_size=32).digest()
-        height, width = self.pixels.shape[:2]
-        columns = slice(x1 * width // self.size[0], -(-x2 * width // self.size[0]))
-        rows = slice(y1 * height // self.size[1], -(-y2 * height // self.size[1]))
-        return Picture(np.ascontiguousarray(self.pixels[rows, columns]), digest, (x2 - x1, y2 - y1))
+        return Picture(digest, (x2 - x1, y2 - y1), decode=cut)
 
     def full(self) -> Pixels:
         """Pixels uint8 [H,W,3] of the picture's size, enlarged if it was decoded at a reduced one."""
@@ -51,6 +84,11 @@ class Picture:
         if self.pixels.shape[:2] == (height, width):
             return self.pixels
         return np.asarray(cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def file_digest(encoded: bytes) -> bytes:
+    """Of a picture's file."""
+    return hashlib.blake2b(encoded, digest_size=32).digest()
 
 
 @dataclass(frozen=True)
@@ -117,6 +155,12 @@ class Sam2Features:
 def largest(*images: ImageSpec) -> tuple[int, int]:
     """The largest width and the largest height among sizes that pictures are resized to."""
     return max(image.width for image in images), max(image.height for image in images)
+
+
+class Run(Protocol):
+    """Run a plain function in a worker thread."""
+
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]: ...
 
 
 class Models(Protocol):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +34,13 @@ from florence2_sam2.server.segment.models import (
     Models,
     Picture,
     Region,
+    Run,
     Sam2Features,
     Written,
 )
 from florence2_sam2.server.segment.request import SegmentRequest
 from florence2_sam2.server.segment.seen import Seen
+from florence2_sam2.server.segment.shapes import Shape
 from florence2_sam2.server.segment.tiles import tile_windows, to_picture
 
 CAPTION = "<MORE_DETAILED_CAPTION>"
@@ -50,14 +52,6 @@ CALLERS_LABEL = "object"  # what the caller's own boxes are called
 BOXES_AT_ONCE = 32
 
 STAGES = ("decode", "caption", "ground", "embed", "masks", "postprocess")
-
-T = TypeVar("T")
-
-
-class Run(Protocol):
-    """Run a plain function in a worker thread."""
-
-    def __call__(self, function: Callable[..., T], *arguments: Any) -> Awaitable[T]: ...
 
 
 @dataclass
@@ -137,7 +131,7 @@ class Pipeline:
         with _clock(timings, "decode"):
             picture = await self.run(load)
         width, height = picture.size
-        seen = Seen(models or self.models, self.memory, picture, request.options.priority)
+        seen = Seen(models or self.models, self.memory, picture, request.options.priority, self.run)
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
         watcher.started(outcome)
 
@@ -162,13 +156,17 @@ class Pipeline:
                     for chunk, boxes in chunks:
                         leave_if_cancelled()
                         logits, scores = await seen.masks(boxes)
-                        for candidate, mask, score in zip(chunk, logits, scores, strict=True):
+                        for index, (candidate, mask, score) in enumerate(
+                            zip(chunk, logits, scores, strict=True)
+                        ):
                             candidate.logits, candidate.score = mask, float(score)
+                            candidate.shape_key = seen.shape_key(boxes, index)
+                            candidate.shape = self.memory.get(candidate.shape_key)
                         seen_boxes += len(chunk)
                         watcher.masks(seen_boxes, len(outcome.kept))
                 leave_if_cancelled()
                 with _clock(timings, "postprocess"):
-                    await self.run(_choose_and_upsample, outcome, request)
+                    await self.run(_choose_and_upsample, outcome, request, leave_if_cancelled)
         finally:
             if embedding is not None:
                 embedding.cancel()
@@ -260,13 +258,19 @@ def _candidate(region: Region) -> Candidate:
     return Candidate(region.label, region.box, grounding_score=region.score, reason=region.dropped)
 
 
-def _choose_and_upsample(outcome: Outcome, request: SegmentRequest) -> None:
-    """The filters behind SAM2, and full-size masks for what they need and what they leave."""
+def _choose_and_upsample(
+    outcome: Outcome, request: SegmentRequest, leave_if_cancelled: Callable[[], None]
+) -> None:
+    """The filters behind SAM2, and full-size masks for what they need and what they leave.
+
+    Hundreds of large masks take seconds, so the caller may leave before each of them.
+    """
     width, height = outcome.width, outcome.height
 
     def make(candidate: Candidate) -> None:
         assert candidate.logits is not None
-        candidate.mask = upsample_mask(candidate.logits, width, height)
+        leave_if_cancelled()
+        candidate.shape = Shape(upsample_mask(candidate.logits, width, height))
 
     drop_empty(outcome.candidates, width, height, make)
     drop_uncertain(outcome.candidates, request.confidence_threshold)
@@ -274,7 +278,7 @@ def _choose_and_upsample(outcome: Outcome, request: SegmentRequest) -> None:
     if form == "box":  # most masks of suppressed boxes are never made
         drop_overlapping(outcome.candidates, form, request.nms_threshold)
     for candidate in outcome.kept:
-        if candidate.mask is None:
+        if candidate.shape is None:
             make(candidate)
     if form != "box":
         drop_overlapping(outcome.candidates, form, request.nms_threshold)

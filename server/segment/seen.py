@@ -13,6 +13,8 @@ from florence2_sam2.server.segment.models import (
     GenerationOptions,
     Models,
     Picture,
+    Pixels,
+    Run,
     Sam2Features,
     Tell,
 )
@@ -28,15 +30,16 @@ class Seen:
     the memory lives no longer than they do.
     """
 
-    def __init__(self, models: Models, memory: Memory, picture: Picture, priority: str) -> None:
+    def __init__(self, models: Models, memory: Memory, picture: Picture, priority: str, run: Run) -> None:
         self._models, self._memory, self.picture, self._priority = models, memory, picture, priority
+        self._run = run
         # What this call had once it has until it ends, however small the memory.
         self._image_features: Floats | None = None
         self._sam2_features: Sam2Features | None = None
 
     def window(self, box: tuple[int, int, int, int]) -> Seen:
         """A part of the picture, x1 y1 x2 y2 in pixels, as a picture of its own."""
-        return Seen(self._models, self._memory, self.picture.window(box), self._priority)
+        return Seen(self._models, self._memory, self.picture.window(box), self._priority, self._run)
 
     async def generate(
         self,
@@ -72,7 +75,7 @@ class Seen:
         """Florence-2's features of the picture, read-only."""
 
         async def work(_: Tell) -> Floats:
-            features = await self._models.image_features(self.picture.pixels)
+            features = await self._models.image_features(await self._pixels())
             features.setflags(write=False)
             return features
 
@@ -85,7 +88,7 @@ class Seen:
         """SAM2's features of the picture, read-only."""
 
         async def work(_: Tell) -> Sam2Features:
-            features = await self._models.sam2_features(self.picture.pixels)
+            features = await self._models.sam2_features(await self._pixels())
             for array in features.arrays():
                 array.setflags(write=False)
             return features
@@ -111,6 +114,15 @@ class Seen:
 
         key = self._masks_key(boxes)
         return await self._memory.recall(key, work, lambda m: m[0].nbytes + m[1].nbytes, self._priority)
+
+    def shape_key(self, boxes: Floats, index: int) -> Hashable:
+        """Of the mask of one of `boxes` at the picture's size, see `shapes.py`."""
+        return "shape", self._masks_key(boxes), index
+
+    async def _pixels(self) -> Pixels:
+        return (
+            self.picture.pixels if self.picture.is_decoded else await self._run(lambda: self.picture.pixels)
+        )
 
     def _masks_key(self, boxes: Floats) -> Hashable:
         return "masks", self.picture.digest, np.ascontiguousarray(boxes, np.float32).tobytes()

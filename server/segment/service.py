@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from florence2_sam2.server.inputs.data_url import decode_data_url
+from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.inputs.fetch import fetch_image
-from florence2_sam2.server.inputs.pictures import data_url, decode_picture, decode_reduced
+from florence2_sam2.server.inputs.pictures import data_url
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
 from florence2_sam2.server.segment.answer import Answer, Json, build_answer
 from florence2_sam2.server.segment.events import Event, Teller
 from florence2_sam2.server.segment.fetches import Fetches
+from florence2_sam2.server.segment.loading import Loader, is_data_url
 from florence2_sam2.server.segment.memory import Memory
-from florence2_sam2.server.segment.models import Models, Picture
-from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run, Watcher
+from florence2_sam2.server.segment.models import Models, Picture, Run
+from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Watcher
 from florence2_sam2.server.segment.request import RawInputs, SegmentRequest, parse_request
 from florence2_sam2.server.segment.turns import Turns
 from florence2_sam2.server.settings import Settings
@@ -42,6 +43,7 @@ class SegmentService:
         self._store = store
         self._metrics = metrics or Metrics()
         self._memory = Memory(settings.memory_bytes)
+        self._loader = Loader(settings, self._memory, models.input_size)
         self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory)
         self._turns = Turns(settings.bulk_beside, settings.bulk_runs)
         self._gate = Gate(settings.max_in_flight, settings.max_queue, settings.queue_seconds, self._turns)
@@ -68,7 +70,7 @@ class SegmentService:
             pictures: list[Picture] = []
 
             def load() -> Picture:
-                pictures.append(_load(request, source, self._settings, self._models.input_size))
+                pictures.append(self._loader.load(request, source))
                 return pictures[0]
 
             loop = asyncio.get_running_loop()
@@ -76,6 +78,10 @@ class SegmentService:
 
             def found(index: int, item: Json) -> None:  # in a worker thread
                 loop.call_soon_threadsafe(watcher.found, index, item)
+
+            def leave_if_cancelled() -> None:
+                if cancelled():
+                    raise Cancelled("the caller has gone")
 
             await place.turn()
             outcome = await self._pipeline(request, load, cancelled, watcher, place.models(self._models))
@@ -88,8 +94,10 @@ class SegmentService:
                 self._models.identities,
                 self._mask_url,
                 None if tell is None else found,
+                leave_if_cancelled,
             )
             answer = await self._run(build)
+            self._remember(pictures[0], outcome)
             self._count(outcome)
             return answer
 
@@ -118,11 +126,17 @@ class SegmentService:
         if request.image is not None:
             return request.image, 0.0
         url = request.image_url or ""
-        if _is_data(url):
+        if is_data_url(url):
             return b"", 0.0  # it is in the URL
         began = time.perf_counter()
         data = await self._fetches.run(lambda: fetch_image(url, self._settings))
         return data, time.perf_counter() - began
+
+    def _remember(self, picture: Picture, outcome: Outcome) -> None:
+        self._loader.remember(picture)
+        for candidate in outcome.candidates:
+            if candidate.shape is not None:
+                self._memory.keep(candidate.shape_key, candidate.shape, candidate.shape.nbytes)
 
     def _count(self, outcome: Outcome) -> None:
         for stage, milliseconds in outcome.timings_ms.items():
@@ -139,19 +153,3 @@ class SegmentService:
             return self._store.put(png), None
         except StoreError as error:
             return data_url(png), f"mask_url: {error}; the mask is in the answer itself"
-
-
-def _load(request: SegmentRequest, data: bytes, settings: Settings, input_size: tuple[int, int]) -> Picture:
-    """The picture in `data`, which came as bytes or from where the URL points, or in the URL itself."""
-    field = "image" if request.image is not None else "image_url"
-    if request.image_url is not None and _is_data(request.image_url):
-        data = decode_data_url(request.image_url, settings)
-    if not request.options.reduced_decode:
-        return Picture.of(decode_picture(data, settings, field), data)
-    tiles = request.options.tiles  # each of which is resized to the models' size
-    pixels, size = decode_reduced(data, settings, field, (tiles * input_size[0], tiles * input_size[1]))
-    return Picture.of(pixels, data, size)
-
-
-def _is_data(url: str) -> bool:
-    return url[:5].lower() == "data:"

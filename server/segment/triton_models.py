@@ -17,12 +17,12 @@ from florence2_sam2.server.segment.models import (
     GenerationOptions,
     Pixels,
     Region,
+    Run,
     Sam2Features,
     Tell,
     Written,
     largest,
 )
-from florence2_sam2.server.segment.pipeline import Run
 from florence2_sam2.server.triton import bls
 from florence2_sam2.server.triton.tensors import bytes_array
 

@@ -10,6 +10,7 @@ from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.models import Picture
 from florence2_sam2.server.segment.pipeline import Outcome
 from florence2_sam2.server.segment.request import parse_request
+from florence2_sam2.server.segment.shapes import Shape
 from florence2_sam2.server.settings import Settings
 
 
@@ -17,7 +18,7 @@ def answer(side: int) -> dict:
     bits = np.indices((side, side)).sum(axis=0) % 2 == 0  # every other pixel is a part of its own
     mask = CroppedMask(bits, 0, 0, side, side)
     outcome = Outcome(
-        side, side, "", "none", [Candidate("dots", (0, 0, side, side), 1.0, 0.9, mask=mask)], []
+        side, side, "", "none", [Candidate("dots", (0, 0, side, side), 1.0, 0.9, shape=Shape(mask))], []
     )
     request = parse_request({"image": b"x"}, Settings())
     picture = Picture.of(np.zeros((side, side, 3), np.uint8), b"x")

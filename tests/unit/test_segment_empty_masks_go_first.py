@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from florence2_sam2.postprocess import upsample_mask
 from florence2_sam2.server.segment.candidates import Candidate, drop_empty, drop_uncertain, surely_shown
+from florence2_sam2.server.segment.shapes import Shape
 
 sides = st.integers(1, 60)
 
@@ -44,7 +45,7 @@ def dropped(logits: np.ndarray, score: float) -> tuple[Any, int]:
 
     def make(one: Candidate) -> None:
         assert one.logits is not None
-        one.mask = upsample_mask(one.logits, 100, 100)
+        one.shape = Shape(upsample_mask(one.logits, 100, 100))
         made.append(one)
 
     drop_empty([candidate], 100, 100, make)

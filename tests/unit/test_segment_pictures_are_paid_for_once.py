@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 
 from florence2_sam2.server.segment.memory import Memory
-from florence2_sam2.server.segment.models import Picture, Region
-from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Run
+from florence2_sam2.server.segment.models import Picture, Region, Run
+from florence2_sam2.server.segment.pipeline import Outcome, Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
 from tests.unit.test_segment_pipeline_filters import PICTURE, DrawnModels, in_thread
@@ -111,7 +110,7 @@ def test_another_question_pays_for_itself_only(inputs: dict[str, Any], expected:
 def test_another_picture_shares_nothing() -> None:
     ask = Asked()
     ask()
-    other = dataclasses.replace(PICTURE, digest=b"other")
+    other = Picture(b"other", PICTURE.size, PICTURE.pixels)
     assert ask(other)[0] == FIRST
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def events_of(
     monkeypatch: pytest.MonkeyPatch, models: DrawnModels, **inputs: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     models.input_size = (64, 64)
-    monkeypatch.setattr("florence2_sam2.server.segment.service._load", lambda *_: PICTURE)
+    monkeypatch.setattr("florence2_sam2.server.segment.loading.Loader.load", lambda *_: PICTURE)
     heard: list[dict[str, Any]] = []
 
     async def ask() -> dict[str, Any]:
@@ -95,3 +96,17 @@ def test_coordinates_are_normalized_if_the_answers_are(monkeypatch: pytest.Monke
 def test_a_wrong_request_has_no_events(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidRequest):
         events_of(monkeypatch, DrawnModels([]), options=b"{")
+
+
+def test_a_call_may_be_given_up_before_each_mask_and_each_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of large ones take seconds."""
+    monkeypatch.setattr("florence2_sam2.server.segment.loading.Loader.load", lambda *_: PICTURE)
+
+    def asked(count: int) -> int:
+        models = DrawnModels([Region("a", (9 * number, 10, 9 * number + 8, 60)) for number in range(count)])
+        models.input_size = (64, 64)
+        times = itertools.count()
+        asyncio.run(SegmentService(models, in_thread, Settings())({"image": b"x"}, lambda: next(times) < 0))
+        return next(times)
+
+    assert asked(20) == asked(10) + 10 + 10
