@@ -13,6 +13,13 @@ name a field and what would be right, never a path, a traceback or a shared-memo
 from __future__ import annotations
 
 
+def shown(text: str, length: int = 60) -> str:
+    """What a caller has written, as a message may repeat it: short, on one line, of whole characters. Triton could not
+    even send half a surrogate pair, and would end the message at a NUL.
+    """
+    return "".join(c if c.isprintable() else "\ufffd" for c in text[:length])
+
+
 class ServiceError(Exception):
     """A refusal with one gRPC status code. `message` is one sentence for the caller."""
 

@@ -53,6 +53,13 @@ def test_defaults() -> None:
             "options.colour",
             "unknown key; the keys are formats,",
         ),
+        # Half a surrogate pair could not be sent back, a NUL would end the message, a line break make two of it.
+        (
+            {"image": b"x", "options": b'{"a\\ud800\\u0000\\nb": 1}'},
+            "options.a\ufffd\ufffd\ufffdb",
+            "unknown key",
+        ),
+        ({"image": b"x", "options": b'{"tiles": -' + b"9" * 4000 + b"}"}, "options.tiles", "got -99999"),
         ({"image": b"x", "options": b'{"view": "wide"}'}, "options.view", "one of full, compact"),
         ({"image": b"x", "options": b'{"nms": 1}'}, "options.nms", "one of box, mask, containment"),
         ({"image": b"x", "options": b'{"formats": "rle"}'}, "options.formats", "a list of rle"),
@@ -95,6 +102,8 @@ def test_mistakes_name_their_field(inputs: dict, field: str, part: str) -> None:
         parse_request(inputs, SETTINGS)
     assert refused.value.field == field
     assert part in refused.value.message
+    assert len(refused.value.message) < 300
+    assert refused.value.message.isprintable()
 
 
 def test_whole_number_message_for_fractions() -> None:
