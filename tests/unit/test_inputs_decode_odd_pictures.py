@@ -9,19 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from picture_files import Pixels, encoded, oriented
 from PIL import Image
 
 from florence2_sam2.server.inputs.pictures import decode_picture
 from florence2_sam2.server.settings import Settings
 
 SETTINGS = Settings()
-Pixels = NDArray[np.uint8]
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def decode(data: bytes) -> Pixels:
@@ -79,36 +73,17 @@ def test_thin_pictures(size: tuple[int, int], form: str) -> None:
     assert np.abs(pixels.astype(int) - (250, 120, 10)).max() <= 4
 
 
-def stored(upright: Pixels, orientation: int) -> Pixels:
-    """How a camera stores a picture: EXIF says which sides of the picture row 0 and column 0 are (TIFF 6.0)."""
-    turned = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: upright[:, ::-1].transpose(1, 0, 2),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: upright[::-1].transpose(1, 0, 2),
-    }
-    return np.ascontiguousarray(turned[orientation])
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "LZW"])
 def test_exif_orientation_is_applied(scene: Image.Image, form: str, orientation: int) -> None:
     upright = np.asarray(scene)
-    image = Image.fromarray(stored(upright, orientation))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    if form == "JPEG":
-        data = encoded(image, form, exif=exif, quality=100, subsampling=0)
-    elif form == "WEBP":
-        data = encoded(image, form, exif=exif, lossless=True)
-    elif form == "LZW":
-        data = encoded(image, "TIFF", exif=exif, compression="tiff_lzw")
-    else:
-        data = encoded(image, form, exif=exif)
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "JPEG": ("JPEG", {"quality": 100, "subsampling": 0}),
+        "WEBP": ("WEBP", {"lossless": True}),
+        "LZW": ("TIFF", {"compression": "tiff_lzw"}),
+    }
+    kind, options = kinds.get(form, (form, {}))
+    data = oriented(upright, orientation, kind, **options)
     pixels = decode(data)
     assert pixels.shape == upright.shape
     assert np.abs(pixels.astype(int) - upright).max() <= (8 if form == "JPEG" else 0)
