@@ -1,19 +1,11 @@
-"""Pictures inside `data:` URLs (RFC 2397)."""
+"""Pictures inside `data:` URLs (RFC 2397), with this server's limit and its way to refuse."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
-from urllib.parse import unquote_to_bytes
-
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.settings import Settings
-
-_HEADER = re.compile(r"data:(?P<type>[^;,\s]*)(?:;[^;,=\s]+=[^;,\s]*)*(?P<base64>;base64)?,", re.IGNORECASE)
-_HEADER_LENGTH = 256
-_SPACE = re.compile(rb"[ \t\r\n]+")
-_FORM = "data:image/jpeg;base64,…"
+from florence2_sam2.urls import data_url
+from florence2_sam2.urls.rules import TooLarge, UrlError
 
 
 def decode_data_url(url: str, settings: Settings, field: str = "image_url") -> bytes:
@@ -22,29 +14,15 @@ def decode_data_url(url: str, settings: Settings, field: str = "image_url") -> b
     Raises:
         InvalidRequest: not of this form, no valid base64, or more than `settings.max_image_bytes`.
     """
-    header = _HEADER.match(url[:_HEADER_LENGTH])
-    if header is None or header["base64"] is None:
-        raise InvalidRequest(field, f"is no data URL of the form {_FORM}")
-    kind = header["type"].lower()
-    if kind and not kind.startswith("image/") and kind != "application/octet-stream":
-        raise InvalidRequest(field, f"is a data URL of another kind than a picture; send {_FORM}")
-    # Four characters stand for three bytes; a character may be percent-encoded in three.
-    if len(url) > 4 * settings.max_image_bytes + _HEADER_LENGTH:
-        raise InvalidRequest(field, _too_large(settings))
-    text = url[header.end() :].encode("utf-8", "replace")
-    body = _SPACE.sub(b"", unquote_to_bytes(text) if b"%" in text else text).rstrip(b"=")
-    if len(body) // 4 * 3 > settings.max_image_bytes:
-        raise InvalidRequest(field, _too_large(settings))
     try:
-        data = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
-    except binascii.Error:
-        raise InvalidRequest(
-            field, f"is damaged: what follows the comma is no base64; send {_FORM}"
-        ) from None
-    if not data:
-        raise InvalidRequest(field, f"is an empty data URL; send {_FORM}")
-    return data
+        return data_url.decode(url, settings.max_image_bytes)
+    except UrlError as error:
+        raise refused(field, error) from None
 
 
-def _too_large(settings: Settings) -> str:
-    return f"the picture has more than the {settings.max_image_bytes} bytes that this server takes"
+def refused(field: str, error: UrlError) -> InvalidRequest:
+    """What the caller is told of `error`."""
+    if isinstance(error, TooLarge):
+        problem = f"the picture has more than the {error.limit} bytes that this server takes"
+        return InvalidRequest(field, problem)
+    return InvalidRequest(field, str(error))

@@ -1,244 +1,58 @@
-"""Fetching `image_url`: small, suspicious HTTP/1.1 GET, with a limit on everything the other side decides."""
+"""Fetching `image_url` by this server's rules, and its way to refuse; the work is `florence2_sam2.urls`'."""
 
 from __future__ import annotations
 
-import functools
-import http.client
-import io
-import queue
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Sequence
-from http import HTTPStatus
-from typing import Any
-from urllib.parse import urljoin
-
-from florence2_sam2 import __version__
 from florence2_sam2.server.errors import DeadlinePassed, InvalidRequest
-from florence2_sam2.server.inputs import policy
-from florence2_sam2.server.inputs.data_url import decode_data_url
+from florence2_sam2.server.inputs.data_url import decode_data_url, refused
 from florence2_sam2.server.settings import Settings
+from florence2_sam2.urls import policy
+from florence2_sam2.urls.fetch import fetch_url
+from florence2_sam2.urls.rules import DeadlineReached, UrlError, UrlRules
 
 _FIELD = "image_url"
-_REDIRECTS = (301, 302, 303, 307, 308)
-_BLOCK = 64 * 1024
-_HEADERS = {
-    "User-Agent": f"florence2-sam2/{__version__}",
-    "Accept": "image/*",
-    # Nothing to unpack, so nothing that grows while it is unpacked.
-    "Accept-Encoding": "identity",
-    "Connection": "close",
-}
 
 
 def fetch_image(
     url: str,
     settings: Settings,
+    deadline: float | None = None,
     *,
     resolver: policy.Resolver = policy.resolve,
-    deadline: float | None = None,
 ) -> bytes:
     """The bytes behind an `image_url`: http, https (as `policy.decide` allows), or data.
 
-    Blocks for at most `settings.url_total_seconds`, everything included; call it in a thread. What the bytes
-    are is left to `decode_picture`; the server's word on their type counts only for a better message.
+    Blocks for at most `settings.url_total_seconds`, everything included; call it in a thread. What the bytes are is
+    left to `decode_picture`.
 
     Args:
         url: the caller's text.
         settings: the limits whose names begin with `url_`, and `max_image_bytes`.
-        resolver: asked once for each host.
         deadline: the caller's own, in seconds of `time.monotonic`.
+        resolver: asked once for each host.
 
     Raises:
-        InvalidRequest: the URL may not be fetched, or what is behind it is missing, too large, too slow, no
-            picture. DeadlinePassed: the caller's deadline came first.
+        InvalidRequest: the URL may not be fetched, or what is behind it is missing, too large, too slow, no picture.
+        DeadlinePassed: the caller's deadline came first.
     """
     if url[:5].lower() == "data:":
         return decode_data_url(url, settings, _FIELD)
     if not settings.urls_enabled:
         raise InvalidRequest(_FIELD, "this server fetches no URLs; send the picture itself in `image`")
-    clock = _Clock(settings.url_total_seconds, deadline)
     try:
-        return _fetch(url, settings, resolver, clock)
-    except policy.RefusedUrl as error:
-        raise InvalidRequest(_FIELD, str(error)) from None
-    except TimeoutError:
-        if clock.is_callers:
-            raise DeadlinePassed("the deadline passed while image_url was fetched") from None
-        seconds = f"{settings.url_total_seconds:g} s"
-        raise InvalidRequest(_FIELD, f"the server did not send the picture within {seconds}") from None
-    except ssl.SSLCertVerificationError:
-        raise InvalidRequest(_FIELD, "the server's certificate is not valid for its name") from None
-    except ssl.SSLError:
-        raise InvalidRequest(_FIELD, "the server does not speak TLS; is the URL an http:// one?") from None
-    except (OSError, http.client.HTTPException, ValueError):
-        raise InvalidRequest(_FIELD, "the server broke off, or does not speak HTTP") from None
+        return fetch_url(url, rules_of(settings), resolver=resolver, deadline=deadline)
+    except UrlError as error:
+        raise refused(_FIELD, error) from None
+    except DeadlineReached:
+        raise DeadlinePassed("the deadline passed while image_url was fetched") from None
 
 
-class _Clock:
-    """Time left until one end, which is this server's limit or the caller's deadline, whichever comes first."""
-
-    def __init__(self, seconds: float, deadline: float | None) -> None:
-        own = time.monotonic() + seconds
-        self.is_callers = deadline is not None and deadline < own
-        self._end = min(own, deadline) if deadline is not None else own
-
-    def left(self) -> float:
-        """Seconds left, more than 0.
-
-        Raises:
-            TimeoutError: there are none.
-        """
-        seconds = self._end - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError
-        return seconds
-
-
-def _fetch(url: str, settings: Settings, resolver: policy.Resolver, clock: _Clock) -> bytes:
-    resolve_in_time = functools.partial(_resolve_in_time, resolver, clock)
-    target = policy.decide(url, settings, resolve_in_time)
-    for _ in range(settings.url_max_redirects + 1):
-        with _connect(target, settings, clock) as sock:
-            response = _get(target, _TimedSocket(sock, clock))
-            location = response.getheader("Location")
-            if response.status not in _REDIRECTS or not location:
-                return _body(response, settings)
-        try:
-            target = policy.decide(urljoin(target.url, location), settings, resolve_in_time)
-        except ValueError as error:
-            reason = error if isinstance(error, policy.RefusedUrl) else "is no valid URL"
-            raise policy.RefusedUrl(f"the server redirects to another URL: {reason}") from None
-    raise InvalidRequest(_FIELD, f"the server redirects more than {settings.url_max_redirects} times")
-
-
-def _resolve_in_time(resolver: policy.Resolver, clock: _Clock, host: str, port: int) -> Sequence[str]:
-    """Resolve in a thread of its own: the system's resolver takes no time limit. A late answer is thrown away."""
-    answers: queue.SimpleQueue[Sequence[str] | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(resolver(host, port))
-        except (OSError, UnicodeError) as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
-    try:
-        answer = answers.get(timeout=clock.left())
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _connect(target: policy.Target, settings: Settings, clock: _Clock) -> socket.socket:
-    """A socket, with TLS for https, to one of the target's checked addresses; the name is not looked up again."""
-    sock = _open_socket(target, settings, clock)
-    if target.scheme == "http":
-        return sock
-    with sock:  # is detached when it is wrapped
-        sock.settimeout(clock.left())  # for the handshake as a whole
-        return _tls().wrap_socket(sock, server_hostname=target.host)
-
-
-def _open_socket(target: policy.Target, settings: Settings, clock: _Clock) -> socket.socket:
-    end = time.monotonic() + settings.url_connect_seconds
-    for address in target.addresses:
-        seconds = min(end - time.monotonic(), clock.left())
-        if seconds <= 0:
-            break
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(seconds)
-            sock.connect((address, target.port))
-        except OSError:
-            sock.close()
-            continue
-        return sock
-    clock.left()
-    raise InvalidRequest(_FIELD, f"cannot connect to {target.host} within {settings.url_connect_seconds:g} s")
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Certificates are checked against the system's authorities, or those that SSL_CERT_FILE names."""
-    return ssl.create_default_context()
-
-
-def _get(target: policy.Target, sock: _TimedSocket) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(target.host, target.port)
-    if target.scheme == "https":
-        connection.default_port = http.client.HTTPS_PORT  # leaves :443 out of the Host header
-    connection.sock = sock
-    connection.request("GET", target.path, headers=_HEADERS)
-    return connection.getresponse()
-
-
-class _TimedSocket:
-    """What `http.client` needs of a socket, with one end for all that is sent and received.
-
-    A socket's own timeout starts anew with each packet, so a byte a second would last for ever.
-    """
-
-    def __init__(self, sock: socket.socket, clock: _Clock) -> None:
-        self._sock = sock
-        self._clock = clock
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._clock.left())
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._clock))
-
-    def close(self) -> None:
-        """Leaves the socket open: `http.client` closes it before the body is read."""
-
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, clock: _Clock) -> None:
-        self._sock = sock
-        self._clock = clock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._clock.left())
-        return self._sock.recv_into(buffer)
-
-
-def _body(response: http.client.HTTPResponse, settings: Settings) -> bytes:
-    limit = settings.max_image_bytes
-    if response.status != HTTPStatus.OK:
-        raise InvalidRequest(_FIELD, f"the server answered {_status(response.status)}")
-    kind = response.headers.get_content_type()
-    if kind in ("text/html", "application/xhtml+xml"):
-        raise InvalidRequest(_FIELD, "is the address of a web page; use the address of the picture itself")
-    if response.getheader("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
-        raise InvalidRequest(_FIELD, "the server sent the picture compressed although asked not to")
-    too_large = f"the picture has more than the {limit} bytes that this server takes"
-    if response.length is not None and response.length > limit:
-        raise InvalidRequest(_FIELD, too_large)
-    body = bytearray()
-    while block := response.read(_BLOCK):
-        body += block
-        if len(body) > limit:
-            raise InvalidRequest(_FIELD, too_large)
-    if response.length:
-        raise InvalidRequest(_FIELD, "the server broke off before the picture was complete")
-    if not body:
-        raise InvalidRequest(_FIELD, "the server sent an empty answer")
-    return bytes(body)
-
-
-def _status(code: int) -> str:
-    """A status in the words of the standard: the server's own words are not handed on."""
-    try:
-        return f"{code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return str(code)
+def rules_of(settings: Settings) -> UrlRules:
+    """What this server allows."""
+    return UrlRules(
+        allow=settings.url_allow,
+        ports=settings.url_ports,
+        connect_seconds=settings.url_connect_seconds,
+        total_seconds=settings.url_total_seconds,
+        max_redirects=settings.url_max_redirects,
+        max_bytes=settings.max_image_bytes,
+    )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence2_sam2.server.inputs.policy import RefusedUrl, decide, is_public
-from florence2_sam2.server.settings import Settings
+from florence2_sam2.urls.policy import decide, is_public
+from florence2_sam2.urls.rules import RefusedUrl, UrlRules
 
 PUBLIC = "93.184.216.34"
 
@@ -137,7 +139,7 @@ HOSTILE = [
 @pytest.mark.parametrize("url", HOSTILE)
 def test_hostile_urls_are_refused(url: str) -> None:
     with pytest.raises(RefusedUrl) as caught:
-        decide(url, Settings(), Names(**NAMES))
+        decide(url, UrlRules(), Names(**NAMES))
     message = str(caught.value)
     assert message
     assert "\n" not in message
@@ -161,7 +163,7 @@ def test_hostile_urls_are_refused(url: str) -> None:
 )
 def test_what_programs_read_differently_is_refused_whatever_it_resolves_to(host: str, words: str) -> None:
     with pytest.raises(RefusedUrl, match=words):
-        decide(f"http://{host}/", Settings(), lambda *_: [PUBLIC])
+        decide(f"http://{host}/", UrlRules(), lambda *_: [PUBLIC])
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,7 @@ def test_what_programs_read_differently_is_refused_whatever_it_resolves_to(host:
     ],
 )
 def test_public_urls_are_fetched_from_the_addresses_that_were_checked(url: str, target: str | None) -> None:
-    decision = decide(url, Settings(), Names(**NAMES))
+    decision = decide(url, UrlRules(), Names(**NAMES))
     if target is not None:
         assert decision.url == target
     assert decision.addresses
@@ -192,18 +194,18 @@ def test_public_urls_are_fetched_from_the_addresses_that_were_checked(url: str, 
 
 def test_a_name_is_resolved_once_and_an_address_never() -> None:
     names = Names(**NAMES)
-    assert decide("http://public.test/", Settings(), names).addresses == tuple(NAMES["public_test"])
+    assert decide("http://public.test/", UrlRules(), names).addresses == tuple(NAMES["public_test"])
     assert names.asked == ["public.test"]
-    decide(f"http://{PUBLIC}/", Settings(), names)
+    decide(f"http://{PUBLIC}/", UrlRules(), names)
     assert names.asked == ["public.test"]
 
 
 def test_the_allow_list_opens_exactly_one_host_and_port() -> None:
-    settings = Settings(url_allow=("inside.test:9000", "127.0.0.1:9000", "[::1]:9000"))
-    assert decide("http://inside.test:9000/a", settings, Names(**NAMES)).addresses == ("10.1.2.3",)
-    assert decide("https://INSIDE.test:9000/a", settings, Names(**NAMES)).scheme == "https"
-    assert decide("http://127.0.0.1:9000/a", settings, Names()).addresses == ("127.0.0.1",)
-    assert decide("http://[::1]:9000/a", settings, Names()).addresses == ("::1",)
+    rules = UrlRules(allow=("inside.test:9000", "127.0.0.1:9000", "[::1]:9000"))
+    assert decide("http://inside.test:9000/a", rules, Names(**NAMES)).addresses == ("10.1.2.3",)
+    assert decide("https://INSIDE.test:9000/a", rules, Names(**NAMES)).scheme == "https"
+    assert decide("http://127.0.0.1:9000/a", rules, Names()).addresses == ("127.0.0.1",)
+    assert decide("http://[::1]:9000/a", rules, Names()).addresses == ("::1",)
     for url in (
         "http://inside.test/a",
         "http://inside.test:9001/a",
@@ -215,16 +217,43 @@ def test_the_allow_list_opens_exactly_one_host_and_port() -> None:
         "http://2130706433:9000/",
     ):
         with pytest.raises(RefusedUrl):
-            decide(url, settings, Names(**NAMES))
+            decide(url, rules, Names(**NAMES))
+
+
+def test_the_allow_list_is_read_in_any_case() -> None:
+    rules = UrlRules(allow=["Inside.Test:9000"])
+    assert decide("http://inside.test:9000/a", rules, Names(**NAMES)).addresses == ("10.1.2.3",)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"allow": "inside.test:9000"}, "allow: several are wanted"),
+        ({"allow": ("inside.test",)}, "allow: 'inside.test' is no host:port pair"),
+        ({"allow": ("inside.test:0",)}, "no host:port pair"),
+        ({"allow": (":80",)}, "no host:port pair"),
+        ({"ports": 80}, "ports: several are wanted"),
+        ({"ports": ()}, "ports: "),
+        ({"ports": (80, 65536)}, "ports: "),
+        ({"connect_seconds": 0}, "connect_seconds: 0, more than 0"),
+        ({"total_seconds": float("nan")}, "total_seconds: nan"),
+        ({"total_seconds": float("inf")}, "total_seconds: inf"),
+        ({"max_redirects": -1}, "max_redirects: -1, at least 0"),
+        ({"max_bytes": 0}, "max_bytes: 0, at least 1"),
+    ],
+)
+def test_rules_without_sense_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(words)):
+        UrlRules(**values)
 
 
 def test_other_ports_can_be_opened() -> None:
-    settings = Settings(url_ports=(8443,))
-    assert decide("https://public.test:8443/", settings, Names(**NAMES)).port == 8443
+    rules = UrlRules(ports=(8443,))
+    assert decide("https://public.test:8443/", rules, Names(**NAMES)).port == 8443
     with pytest.raises(RefusedUrl, match="port 443 is not allowed; use one of 8443"):
-        decide("https://public.test/", settings, Names(**NAMES))
+        decide("https://public.test/", rules, Names(**NAMES))
     with pytest.raises(RefusedUrl, match="not public"):
-        decide("https://localhost:8443/", settings, Names(**NAMES))
+        decide("https://localhost:8443/", rules, Names(**NAMES))
 
 
 @given(st.ip_addresses(v=4))
@@ -242,7 +271,7 @@ def test_forms_that_carry_an_address_are_as_public_as_it_is(inner: ipaddress.IPv
 @given(st.text(max_size=60), st.sampled_from(["http://", "https://", ""]))
 def test_no_text_is_fetched_from_anywhere_but_public_addresses(text: str, scheme: str) -> None:
     try:
-        target = decide(scheme + text, Settings(), lambda host, port: [PUBLIC])
+        target = decide(scheme + text, UrlRules(), lambda host, port: [PUBLIC])
     except RefusedUrl:
         return
     assert target.port in (80, 443)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import socket
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from url_servers import BODY, PUBLIC, Server, answer, opened, redirect, refusal, sends
+from url_servers import (
+    BODY,
+    LOOPBACK_SPELLINGS,
+    PUBLIC,
+    Server,
+    answer,
+    names,
+    opened,
+    redirect,
+    refusal,
+    sends,
+)
 
 from florence2_sam2.server.inputs.fetch import fetch_image
 from florence2_sam2.server.settings import Settings
@@ -30,35 +41,6 @@ def test_chunked_and_unmeasured_bodies_are_fetched(serve: Callable[..., Server])
     settings = opened(chunked, unmeasured)
     assert fetch_image(chunked.url(), settings) == BODY
     assert fetch_image(unmeasured.url(), settings) == BODY
-
-
-LOOPBACK_SPELLINGS = [
-    "127.0.0.1",
-    "localhost",
-    "localhost.",
-    "[::1]",
-    "[::ffff:127.0.0.1]",
-    "[64:ff9b::7f00:1]",
-    "0.0.0.0",
-    "2130706433",
-    "0177.0.0.1",
-    "0x7f.1",
-    "169.254.169.254",
-    "100.100.100.200",
-    "[fd00:ec2::254]",
-    "10.0.0.1",
-    "172.16.0.1",
-    "192.168.0.1",
-    "224.0.0.1",
-    "inside.test",
-    "mixed.test",
-    "user@public.test",
-    "public.test\\@public.test",
-]
-
-
-def names(host: str, port: int) -> Sequence[str]:
-    return {"public.test": [PUBLIC], "mixed.test": [PUBLIC, "127.0.0.1"]}.get(host, ["127.0.0.1"])
 
 
 @pytest.mark.parametrize("host", LOOPBACK_SPELLINGS)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from url_servers import BODY, Server, answer, opened, refusal, sends
 
-from florence2_sam2.server.inputs import fetch
 from florence2_sam2.server.inputs.fetch import fetch_image
 from florence2_sam2.server.settings import Settings
+from florence2_sam2.urls import fetch
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,36 @@ from florence2_sam2.server.settings import Settings
 PUBLIC = "93.184.216.34"
 BODY = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 Handler = Callable[[socket.socket, bytes], None]
+
+# Hosts that stand for no public address only, or are written so that programs disagree.
+LOOPBACK_SPELLINGS = [
+    "127.0.0.1",
+    "localhost",
+    "localhost.",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "0.0.0.0",
+    "2130706433",
+    "0177.0.0.1",
+    "0x7f.1",
+    "169.254.169.254",
+    "100.100.100.200",
+    "[fd00:ec2::254]",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.0.1",
+    "224.0.0.1",
+    "inside.test",
+    "mixed.test",
+    "user@public.test",
+    "public.test\\@public.test",
+]
+
+
+def names(host: str, port: int) -> Sequence[str]:
+    """The addresses of the tests' names; a resolver."""
+    return {"public.test": [PUBLIC], "mixed.test": [PUBLIC, "127.0.0.1"]}.get(host, ["127.0.0.1"])
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Which URLs a caller may have fetched: decided here, without a packet being sent to the target.
 
-The danger is a server that fetches for a stranger what only its own network may reach (server-side request
-forgery). `decide` answers with addresses, and the fetch connects to one of these: a name is resolved once
-only, so it cannot point elsewhere between check and connection.
+The danger is a server, or a client in somebody's service, that fetches for a stranger what only its own network may
+reach (server-side request forgery). `decide` answers with addresses, and the fetch connects to one of these: a name is
+resolved once only, so it cannot point elsewhere between check and connection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from florence2_sam2.server.settings import Settings
+from florence2_sam2.urls.rules import RefusedUrl, UrlRules
 
 Resolver = Callable[[str, int], Sequence[str]]
 """(host, port) → all addresses of the host, as text. Raises OSError when there are none."""
@@ -30,10 +30,6 @@ _MAX_LENGTH = 8192
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-
-
-class RefusedUrl(ValueError):
-    """The URL is malformed or may not be fetched. The message is for the caller and shows no address."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,11 @@ class Target:
         return f"{self.scheme}://{host}:{self.port}{self.path}"
 
 
-def decide(url: str, settings: Settings, resolver: Resolver) -> Target:
+def decide(url: str, rules: UrlRules, resolver: Resolver) -> Target:
     """The target of a URL that may be fetched.
 
-    http and https, no credentials, a port of `settings.url_ports`, a host name or an address in its ordinary
-    form, and no address of the host but public ones. A host:port pair of `settings.url_allow` is free of the
+    http and https, no credentials, a port of `rules.ports`, a host name or an address in its ordinary
+    form, and no address of the host but public ones. A host:port pair of `rules.allow` is free of the
     last two.
 
     Raises:
@@ -64,9 +60,9 @@ def decide(url: str, settings: Settings, resolver: Resolver) -> Target:
         TimeoutError: the resolver raised it.
     """
     scheme, host, port, path = _split(url)
-    allowed = f"{host}:{port}" in settings.url_allow or f"[{host}]:{port}" in settings.url_allow
-    if not allowed and port not in settings.url_ports:
-        raise RefusedUrl(f"port {port} is not allowed; use one of {', '.join(map(str, settings.url_ports))}")
+    allowed = f"{host}:{port}" in rules.allow or f"[{host}]:{port}" in rules.allow
+    if not allowed and port not in rules.ports:
+        raise RefusedUrl(f"port {port} is not allowed; use one of {', '.join(map(str, rules.ports))}")
     literal = _literal(host)
     try:
         addresses = (str(literal),) if literal else tuple(dict.fromkeys(resolver(host, port)))
