@@ -1,18 +1,15 @@
-"""`florence2-sam2 segment` over many pictures: what stands for them, one file of results, going on, the report."""
+"""`florence2-sam2 segment --results`: all answers in one file, of three forms, that a stopped run goes on with."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,94 +18,13 @@ import numpy as np
 import pytest
 import shapely.geometry
 from kserve_peer import ANSWER, Peer, Refusal, serving
+from many_pictures import NAMES, Run, failing, lines
 from PIL import Image
 from pycocotools.coco import COCO
 
-from florence2_sam2.cli import main
-from florence2_sam2.cli.progress import Progress, duration
 from florence2_sam2.cli.results_file import ResultsFile
-from florence2_sam2.cli.sources import SourceError, expand
 from florence2_sam2.client import Segmentation
-
-Run = Callable[..., tuple[int, str, str]]
-NAMES = ("a.png", "b.jpg", "deep/c.webp", "deep/d.PNG")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Four pictures, and what is none."""
-    root = tmp_path / "pictures"
-    for name in (*NAMES, ".hidden.png", "deep/.cache/e.png"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (12, 8), "grey").save(root / name)
-    (root / "notes.txt").write_text("no picture")
-    return root
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    def call(peer: Peer, *arguments: object, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        try:
-            code = main(["segment", *map(str, arguments), "--url", peer.address])
-        except SystemExit as left:
-            code = int(left.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_folder_stands_for_its_pictures(folder: Path) -> None:
-    found = expand([str(folder)], [])
-    assert found.pictures == [str(folder / name) for name in NAMES]
-    assert found.total == 4
-
-
-def test_patterns_and_lists(folder: Path, tmp_path: Path) -> None:
-    pattern = expand([f"{folder}/**/*.[pP]*"], [])
-    assert pattern.pictures == [str(folder / "a.png"), str(folder / "deep/d.PNG")]
-    listed = tmp_path / "list.jsonl"
-    listed.write_text(
-        '{"id": 1, "url": "https://pictures/1.jpg"}\n\n{"image_url": "https://pictures/2.jpg", "path": "x"}\n'
-        '{"file_name": "b.jpg"}\nplain.png\n'
-    )
-    wanted = ["https://pictures/1.jpg", "https://pictures/2.jpg", "b.jpg", "plain.png"]
-    assert expand([str(listed)], []).pictures == wanted
-    stream = expand(["first.png", "-"], ["a b.png\n", "\n", '{"image": "c.png"}\n'])
-    assert (list(stream.pictures), stream.total) == (["first.png", "a b.png", "c.png"], None)
-    odd = tmp_path / "odd [1].png"  # a file's own name is no pattern
-    odd.touch()
-    assert expand([str(odd)], []).pictures == [str(odd)]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("{broken\n", "line 1: no JSON"),
-        ('a.png\n{"id": 3}\n', "line 2: none of image_url"),
-        (None, "No such file"),
-    ],
-)
-def test_a_list_that_cannot_be_read(content: str | None, words: str, tmp_path: Path) -> None:
-    listed = tmp_path / "list.jsonl"
-    if content is not None:
-        listed.write_text(content)
-    with pytest.raises(SourceError, match=words):
-        expand([str(listed)], [])
-
-
-def test_nothing_to_segment_is_wrong_usage(run: Run, tmp_path: Path) -> None:
-    with serving() as peer:
-        code, _, err = run(peer, tmp_path)
-        assert (code, "no picture in this folder" in err) == (2, True)
-        code, _, err = run(peer, tmp_path / "*.png")
-        assert (code, "no file matches" in err) == (2, True)
-        assert peer.received == []
+from florence2_sam2.client.attempts import Link
 
 
 def test_one_file_has_all_answers(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -139,15 +55,6 @@ def test_a_list_on_standard_input_goes_on_too(run: Run, folder: Path, tmp_path: 
         assert sorted(line["picture"] for line in lines(out)) == sorted(names.split("\n")[:-1])
         code, _, err = run(peer, "-", "--results", out, stdin="{broken\n")
         assert (code, "standard input, line 1: no JSON" in err) == (1, True)
-
-
-def failing(names: set[bytes]) -> Callable[[Any], tuple[dict[str, Any], bytes]]:
-    def reply(request: Any) -> tuple[dict[str, Any], bytes]:
-        if request.raw_input_contents[0][4:] in names:
-            raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, "image: is no picture")
-        return ANSWER, b""
-
-    return reply
 
 
 def test_failures_are_listed_and_tried_again(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -250,7 +157,10 @@ def test_two_runs_do_not_write_one_file(run: Run, folder: Path, tmp_path: Path) 
         assert (peer.received, first.done) == ([], set())
 
 
-def test_a_lost_server_ends_the_run_and_the_next_goes_on(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_lost_server_ends_the_run_and_the_next_goes_on(
+    run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Link, "is_worth_waiting", lambda _: False)  # it stays away for longer than that
     out = tmp_path / "all.jsonl"
     served = 0
 
@@ -313,41 +223,6 @@ def test_an_interrupted_run_goes_on(slow_peer: Peer, run: Run, tmp_path: Path) -
     assert len(slow_peer.received) <= 12 + 1  # the one that was under way when it stopped
 
 
-class Page(HTMLParser):
-    """What a browser would load, and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.loaded += [
-            value or "" for name, value in attributes if name in ("src", "href", "data", "srcset")
-        ]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def test_the_report_opens_offline(run: Run, folder: Path, tmp_path: Path) -> None:
-    (folder / "b<i>.jpg").write_bytes(b"broken")
-    page = tmp_path / "report.html"
-    with serving(failing({b"broken"})) as peer:
-        code, out, _ = run(peer, folder, "data:image/png;base64,AA", "--report", page)
-        assert code == 1
-        assert len(out.splitlines()) == 6  # and the answers are printed as without it
-    read = Page(page.read_text())
-    assert len(read.loaded) == 4
-    assert all(source.startswith("data:image/jpeg;base64,") for source in read.loaded)
-    text = "|".join(read.text)
-    assert "5 pictures, 5 objects, 1 label. Left out: 5 area. 1 picture failed." in text
-    assert f"{folder}/b<i>.jpg" in text
-    assert "a ring" in text
-    assert "http" not in page.read_text().replace("xmlns", "")
-
-
 def test_wrong_usage_of_results(run: Run, folder: Path, tmp_path: Path) -> None:
     cases: list[tuple[list[object], str]] = [
         (["--results", "all.csv"], "must end in .jsonl, .coco.json, .geojson"),
@@ -364,65 +239,3 @@ def test_wrong_usage_of_results(run: Run, folder: Path, tmp_path: Path) -> None:
             code, _, err = run(peer, folder, *arguments)
             assert (code, words in err) == (2, True), (arguments, err)
         assert peer.received == []
-
-
-def test_names_of_a_stream_do_not_collide(run: Run, folder: Path, tmp_path: Path) -> None:
-    (folder / "deep" / "a.png").write_bytes((folder / "a.png").read_bytes())
-    names = f"{folder / 'a.png'}\n{folder / 'deep' / 'a.png'}\n"
-    with serving() as peer:
-        code, _, err = run(peer, "-", "--overlay", tmp_path / "{name}-o.png", stdin=names)
-    assert code == 1
-    assert "two pictures have the same name" in err
-    assert (tmp_path / "a-o.png").exists()
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_the_bar_has_rate_and_time_left() -> None:
-    now = 0.0
-    stream = Terminal()
-    progress = Progress(10, 2, stream, lambda: now)
-    for _ in range(4):
-        now += 2.0
-        progress.step(3)
-    assert stream.getvalue().split("\r\033[K")[-1] == "██████████████·········· 6 of 10, 0.5/s, 8 s left"
-    progress.above(lambda: stream.write("text\n"))
-    assert "\r\033[Ktext\n\r\033[K██" in stream.getvalue()
-    progress.step(None)
-    assert progress.end() == "5 pictures in 8 s (0.62/s), 12 objects, 1 failed, 2 were done before"
-    assert stream.getvalue().endswith("\r\033[K")
-
-
-def test_without_a_terminal_a_line_now_and_then() -> None:
-    now = 0.0
-    stream = io.StringIO()
-    progress = Progress(None, 0, stream, lambda: now)
-    for _ in range(50):
-        now += 1.0
-        progress.step(1)
-    assert stream.getvalue() == "30, 1/s\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(7.4, "7 s"), (59.4, "59 s"), (185, "3:05"), (3729, "1:02:09")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_pictures_are_asked_about_side_by_side(run: Run, folder: Path) -> None:
-    together = threading.Barrier(4, timeout=10)
-
-    def reply(_: Any) -> tuple[dict[str, Any], bytes]:
-        together.wait()
-        return ANSWER, b""
-
-    with serving(reply) as peer:
-        code, out, _ = run(peer, folder, "--concurrency", 4)
-    assert code == 0
-    assert [json.loads(line)["picture"] for line in out.splitlines()] == [
-        str(folder / name) for name in NAMES
-    ]
