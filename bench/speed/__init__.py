@@ -14,7 +14,7 @@ python -m bench.speed [--full FOLDER]     (`scripts/bench` prepares the environm
 ├── load               callers at once; `perf_analyzer` is NVIDIA's
 ├── agreement          both sides answer alike, or the run fails
 ├── memory             of the server's processes
-├── figures, results   medians, ratios, rows with targets
+├── figures, results   medians, ratios, rows with targets; `recording` runs a piece and keeps it
 ├── report, plots      tables, the section of bench/RESULTS.md, pictures
 └── profile            where the time of a request goes (`scripts/profile`)
 

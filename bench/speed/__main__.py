@@ -17,14 +17,13 @@ import argparse
 import importlib
 import os
 import sys
-import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.speed import machine, plots, prepare, report
 from bench.speed.bench import Bench, Choices
-from bench.speed.results import Ran, Result
+from bench.speed.recording import all_kept, kept, recorded
+from bench.speed.results import Ran
 
 # In the order in which they run. A module of `pieces` each.
 PIECES = (
@@ -34,7 +33,6 @@ PIECES = (
 RESULTS = machine.ROOT / "bench" / "RESULTS.md"
 PLOTS = machine.ROOT / "docs" / "pictures"
 OUTPUT = Path("speed-output")
-QUIET_CORES = 0.1  # what a machine that does nothing else may be busy with
 QUICK = "quick, to see that it works: no figure of it means anything"
 
 
@@ -57,12 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings["repository"] = str(options.full or options.model_repository or "packaged")
     try:
         for name in chosen:
-            kept = _kept(output, name, settings) if options.resume else None
-            if kept is None:
+            if not (options.resume and _kept(output, name, settings)):
                 run(bench, name, settings).write(output)
     finally:
         bench.close()
-    pieces = _all_kept(output, settings)
+    pieces = all_kept(output, PIECES, settings)
     now = [ran for ran in pieces if ran.piece in chosen]
     print(report.terminal(f"{subject.title}{f' ({QUICK})' if options.quick else ''}", now))
     print(f"\nall values: {output}", file=sys.stderr)
@@ -89,22 +86,7 @@ def write_results(path: Path, subject: prepare.Subject, pieces: Sequence[Ran]) -
 
 def run(bench: Bench, name: str, settings: dict[str, object]) -> Ran:
     """One piece, whatever happens in it."""
-    print(f"{time.strftime('%H:%M:%S')} {name}", file=sys.stderr, flush=True)
-    recorded, watch, start = machine.describe(), machine.Watch(), time.monotonic()
-    result, error = Result(), ""
-    try:
-        result = _module(name).run(bench)
-    except Exception:
-        error = traceback.format_exc()
-        print(error, file=sys.stderr, flush=True)
-        bench.close()  # the next piece is not to inherit a server or a process in an unknown state
-    seconds = time.monotonic() - start
-    print(f"           {seconds:.0f} s", file=sys.stderr, flush=True)
-    recorded["others"] = others = watch.others()
-    if others["busy_cores"] + others["stolen_cores"] > QUIET_CORES:
-        busy = f"{others['busy_cores']:.2f} cores were busy with other things, {others['stolen_cores']:.2f} stolen"
-        print(f"           meanwhile {busy}: these times mean little", file=sys.stderr, flush=True)
-    return Ran(name, settings, recorded, time.strftime("%Y-%m-%d %H:%M:%S"), round(seconds, 1), result, error)
+    return recorded(name, settings, lambda: _module(name).run(bench), bench.close)
 
 
 def _module(name: str):
@@ -114,24 +96,8 @@ def _module(name: str):
 def _kept(output: Path, name: str, settings: dict[str, object]) -> Ran | None:
     """What an earlier run with the same settings measured, without failing. What could not be measured then is tried
     again."""
-    try:
-        ran = Ran.read(output / f"{name}.json")
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return ran if ran.settings == settings and ran.result.rows and not ran.error else None
-
-
-def _all_kept(output: Path, settings: dict[str, object]) -> list[Ran]:
-    """Every piece that has a result of these settings in the folder, failed ones too, in their order."""
-    found = []
-    for name in PIECES:
-        try:
-            ran = Ran.read(output / f"{name}.json")
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-        if ran.settings == settings:
-            found.append(ran)
-    return found
+    ran = kept(output, name, settings)
+    return ran if ran is not None and ran.result.rows and not ran.error else None
 
 
 def _subject(options: argparse.Namespace) -> prepare.Subject:

@@ -15,6 +15,7 @@ from florence2_sam2.server.launch.wheel import TRITON_VERSION
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("onnxruntime", "torch", "transformers", "numpy", "pillow", "tritonclient")
+NOT_INSTALLED = "not installed"
 VECTORS = ("avx2", "avx512f", "avx512_vnni", "amx_tile", "asimd")
 
 
@@ -43,7 +44,8 @@ def describe() -> dict[str, Any]:
 def sentence(machine: dict[str, Any]) -> str:
     """The same for people."""
     vectors = ", ".join(machine["vectors"])
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("onnxruntime", "torch", "transformers"))
+    named = [name for name in ("onnxruntime", "torch", "transformers") if machine[name] != NOT_INSTALLED]
+    versions = ", ".join(f"{name} {machine[name]}" for name in named)
     return (
         f"{machine['cores']} cores of {machine['cpu']} ({vectors}), {machine['memory_gb']:.0f} GB, {machine['system']},"
         f" Python {machine['python']}, {versions}, tritonserver {machine['tritonserver']}, commit {machine['commit']}"
@@ -117,7 +119,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return NOT_INSTALLED
 
 
 def _commit() -> str:

@@ -16,14 +16,14 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from florence2_sam2.server.launch.command import GRPC_HEADER_PREFIX
-from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.wheel import find_wheel
 
 CARRIER = "tritonclient==2.51.0"
@@ -38,6 +38,16 @@ ANY_PERCENT = 999.0
 _COMPOSING = re.compile(r"^ *(\w+), version: \d+$", re.MULTILINE)
 _CALLS = re.compile(r"Successful request count: (\d+)")
 _TIMES = re.compile(r"(queue|compute input|compute infer|compute output|compute) (\d+) usec")
+
+
+class Served(Protocol):
+    """A running server: its gRPC address, and the HTTP headers that open its administrative endpoints."""
+
+    @property
+    def grpc_address(self) -> str: ...
+
+    @property
+    def admin_headers(self) -> Mapping[str, str]: ...
 
 
 class Unavailable(Exception):
@@ -101,8 +111,8 @@ class Composing:
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of callers. `columns` are the CSV's, by its own names; latencies are microseconds. `stable`: three
-    windows agreed as was asked; otherwise these are of three windows that did not."""
+    """One number of callers, or one rate of requests. `columns` are the CSV's, by its own names; latencies are
+    microseconds. `stable`: three windows agreed as was asked; otherwise these are of three windows that did not."""
 
     columns: dict[str, float]
     composing: list[Composing]
@@ -110,7 +120,7 @@ class Measured:
 
 
 def measure(
-    tool: Tool, server: EmbeddedServer, inputs: Path, callers: int, requests: int, stable_percent: float
+    tool: Tool, server: Served, inputs: Path, callers: int, requests: int, stable_percent: float
 ) -> Measured:
     """What it says for a number of callers.
 
@@ -119,34 +129,63 @@ def measure(
         stable_percent: how far these may differ.
 
     Raises:
-        RuntimeError: it ends with an error.
+        RuntimeError: it ends with an error, which one failed call is enough for.
     """
+    load = ["--concurrency-range", f"{callers}:{callers}"]
+    return _measure(tool, server, inputs, load, f"{callers} callers", requests, (stable_percent, ANY_PERCENT))
+
+
+def measure_rate(tool: Tool, server: Served, inputs: Path, rate: float, requests: int) -> Measured:
+    """What it says for requests that come at random, `rate` a second, whether the ones before are answered or not.
+
+    Args:
+        requests: least number in each of three windows. Those of random arrivals differ: they need not agree.
+
+    Raises:
+        RuntimeError: it ends with an error, which one failed call, a refused one too, is enough for.
+    """
+    load = ["--request-rate-range", f"{rate:.3f}", "--request-distribution", "poisson", "--async"]
+    return _measure(tool, server, inputs, load, f"{rate:.2f} requests a second", requests, (ANY_PERCENT,))
+
+
+def _measure(
+    tool: Tool,
+    server: Served,
+    inputs: Path,
+    load: Sequence[str],
+    told: str,
+    requests: int,
+    percents: Sequence[float],
+) -> Measured:
+    """With the first of `percents` with which it comes to an end."""
     report = inputs.with_suffix(".csv")
-    (header, key), *_ = server.admin_headers.items()
-    for percent in (stable_percent, ANY_PERCENT):
+    opened = [f"{GRPC_HEADER_PREFIX}{name}:{key}" for name, key in server.admin_headers.items()]
+    said, code = "", 0
+    for percent in percents:
         report.unlink(missing_ok=True)
         command = [
             *(str(tool.program), "-m", "segment", "-u", server.grpc_address, "-i", "grpc"),
-            *("--input-data", str(inputs), "--concurrency-range", f"{callers}:{callers}"),
+            *("--input-data", str(inputs), *load),
             *("--measurement-mode", "count_windows", "--measurement-request-count", str(requests)),
             *("--stability-percentage", f"{percent:g}", "--percentile", "95", "--max-trials", "6"),
             # Without the version the program does not find them.
             *("--bls-composing-models", ",".join(f"{model}:1" for model in COMPOSING)),
-            *("-H", f"{GRPC_HEADER_PREFIX}{header}:{key}", "-f", str(report)),
+            *(word for header in opened for word in ("-H", header)),
+            *("-f", str(report)),
         ]
         done = subprocess.run(command, env=tool.environment, capture_output=True, text=True, check=False)
-        said = done.stdout + done.stderr
+        said, code = done.stdout + done.stderr, done.returncode
         if done.returncode == 0 and report.exists():
             (columns,) = read_csv(report.read_text(encoding="utf-8"))
-            return Measured(columns, read_composing(done.stdout), percent == stable_percent)
+            return Measured(columns, read_composing(done.stdout), percent == percents[0])
         if UNSTABLE not in said:
             break
     last = " ".join(said.strip().splitlines()[-3:])
-    raise RuntimeError(f"perf_analyzer with {callers} callers ended with {done.returncode}: {last}")
+    raise RuntimeError(f"perf_analyzer with {told} ended with {code}: {last}")
 
 
 def read_csv(text: str) -> list[dict[str, float]]:
-    """A row for each number of callers."""
+    """A row for each number of callers, or each rate."""
     return [
         {name: float(value) for name, value in row.items() if value}
         for row in csv.DictReader(text.strip().splitlines())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,8 @@ SWEEPS = ("boxes", "megapixels", "words of the caption")
 
 def draw(subject: str, pieces: Sequence[Ran], folder: Path) -> list[tuple[str, Path]]:
     """The plots that `pieces` have values for: caption and file of each. Without matplotlib there are none."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        print("no plots: matplotlib is not installed (the extra [bench] has it)", file=sys.stderr)
-        return []
-    matplotlib.use("Agg")
-    # Text stays text, and names inside the file do not change from run to run.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": subject, "font.size": 9})
     raw = {ran.piece: ran.result.raw for ran in pieces if not ran.error}
-    drawn = []
+    paintings = []
     for name, caption, needed, paint in (
         ("sides", "times side by side with the reference", ("side",), _sides),
         ("roofline", "measured time and roofline of each component", ("roofline",), _roofline),
@@ -32,15 +25,33 @@ def draw(subject: str, pieces: Sequence[Ran], folder: Path) -> list[tuple[str, P
         ("decoding", "a decoder step against the number of sequences", ("decoding",), _decoding),
     ):
         if all(raw.get(piece) for piece in needed):
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"speed-{subject}-{name}.svg"
-            figure = paint(*(raw[piece] for piece in needed))
-            figure.savefig(path, metadata={"Date": None})
-            drawn.append((caption, path))
+            values = [raw[piece] for piece in needed]
+            paintings.append((f"speed-{subject}-{name}", caption, functools.partial(paint, *values)))
+    return save(paintings, folder)
+
+
+def save(paintings: Sequence[tuple[str, str, Callable[[], Any]]], folder: Path) -> list[tuple[str, Path]]:
+    """Caption and file of each painting, given as the file's name, its caption, and what makes the figure. Without
+    matplotlib there are none."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        print("no plots: matplotlib is not installed (the extra [bench] has it)", file=sys.stderr)
+        return []
+    matplotlib.use("Agg")
+    drawn = []
+    for name, caption, paint in paintings:
+        # Text stays text, and names inside the file do not change from run to run.
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.svg"
+        paint().savefig(path, metadata={"Date": None})
+        drawn.append((caption, path))
     return drawn
 
 
-def _figure(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 3.0) -> tuple[Any, Any]:
+def panels(columns: int = 1, rows: int = 1, width: float = 7.0, height: float = 3.0) -> tuple[Any, Any]:
+    """A figure, sides in inches, and its axes [rows][columns]."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -48,7 +59,7 @@ def _figure(columns: int = 1, rows: int = 1, width: float = 7.0, height: float =
 
 
 def _sides(raw: dict[str, Any]) -> Any:
-    figure, ((axes,),) = _figure(height=0.8 + 0.8 * len(raw))
+    figure, ((axes,),) = panels(height=0.8 + 0.8 * len(raw))
     places, labels = [], []
     for row, (search, times) in enumerate(raw.items()):
         for offset, (side, colour) in enumerate((("reference", "tab:grey"), ("served", "tab:blue"))):
@@ -72,7 +83,7 @@ def _sides(raw: dict[str, Any]) -> Any:
 
 def _roofline(raw: dict[str, Any]) -> Any:
     parts = raw["components"]
-    figure, ((axes,),) = _figure(height=0.8 + 0.35 * len(parts))
+    figure, ((axes,),) = panels(height=0.8 + 0.35 * len(parts))
     names = [part["name"] for part in parts]
     measured = [1e3 * part["seconds"]["median"] for part in parts]
     limits = [1e3 * part["limit"] for part in parts]
@@ -85,7 +96,7 @@ def _roofline(raw: dict[str, Any]) -> Any:
 
 
 def _sweeps(raw: dict[str, Any]) -> Any:
-    figure, axes = _figure(2, 2, height=5.5)
+    figure, axes = panels(2, 2, height=5.5)
     for place, what in zip(axes.flat, SWEEPS, strict=False):
         points = raw[what]
         values = [point["x"] for point in points]
@@ -113,7 +124,7 @@ def _sweeps(raw: dict[str, Any]) -> Any:
 
 
 def _decoding(raw: dict[str, Any]) -> Any:
-    figure, ((axes,),) = _figure(width=4.5)
+    figure, ((axes,),) = panels(width=4.5)
     counts = [int(count) for count in raw["steps"]]
     medians = [sorted(values)[len(values) // 2] for values in raw["steps"].values()]
     axes.plot(counts, [step / count / medians[0] for step, count in zip(medians, counts, strict=True)], ".-")

@@ -9,6 +9,9 @@ from bench.speed.machine import sentence
 from bench.speed.results import Ran, Table
 
 VERDICTS = {True: "met", False: "**missed**", None: ""}
+# What writes each kind of section.
+SCRIPTS = {"speed": "scripts/bench", "load": "scripts/load", "soak": "scripts/soak"}
+RATIOS = "Figures are ratios of medians taken in turns in one run; in brackets the quartiles of the pairs."
 
 
 class NoMarkers(Exception):
@@ -28,17 +31,23 @@ def failures(pieces: Iterable[Ran]) -> list[str]:
     return [f"{ran.piece} failed: {ran.error.strip().splitlines()[-1]}" for ran in pieces if ran.error]
 
 
-def section(title: str, pieces: Sequence[Ran], pictures: Sequence[tuple[str, str]] = ()) -> str:
-    """Everything, as Markdown. `pictures`: caption and path of each plot, as seen from the file."""
-    parts = [f"## Speed: {title}"]
+def section(
+    title: str,
+    pieces: Sequence[Ran],
+    pictures: Sequence[tuple[str, str]] = (),
+    kind: str = "speed",
+    remark: str = RATIOS,
+) -> str:
+    """Everything, as Markdown. `pictures`: caption and path of each plot, as seen from the file. `remark`: what the
+    figures are."""
+    parts = [f"## {kind.capitalize()}: {title}"]
     for machine, names in _machines(pieces):
         which = "" if len(names) == len(pieces) else f" ({', '.join(names)})"
         parts.append(f"{machine}{which}.")
     beside = max((ran.machine.get("others", {}).get("busy_cores", 0.0) for ran in pieces), default=0.0)
     stolen = max((ran.machine.get("others", {}).get("stolen_cores", 0.0) for ran in pieces), default=0.0)
     parts.append(
-        f"Other processes had at most {beside:.2f} cores while a piece ran, the host took {stolen:.2f}. Figures are"
-        " ratios of medians taken in turns in one run; in brackets the quartiles of the pairs."
+        f"Other processes had at most {beside:.2f} cores while a piece ran, the host took {stolen:.2f}. {remark}"
     )
     parts.append(target_table(pieces))
     parts += failures(pieces)
@@ -75,17 +84,17 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def markers(name: str) -> tuple[str, str]:
-    return f"<!-- speed {name}: begin, written by scripts/bench -->", f"<!-- speed {name}: end -->"
+def markers(name: str, kind: str = "speed") -> tuple[str, str]:
+    return f"<!-- {kind} {name}: begin, written by {SCRIPTS[kind]} -->", f"<!-- {kind} {name}: end -->"
 
 
-def replace_section(text: str, name: str, body: str) -> str:
+def replace_section(text: str, name: str, body: str, kind: str = "speed") -> str:
     """`text` with `body` between the markers of `name`; both stay. Text without them gets them at its end.
 
     Raises:
         NoMarkers: only one of them is there, one is there twice, or they are the wrong way round.
     """
-    begin, end = markers(name)
+    begin, end = markers(name, kind)
     if begin not in text and end not in text:
         return f"{text.rstrip()}\n\n{begin}\n{body}\n{end}\n"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
@@ -94,13 +103,13 @@ def replace_section(text: str, name: str, body: str) -> str:
     return f"{before}{begin}\n{body}\n{after}"
 
 
-def write_section(path: Path, name: str, body: str) -> None:
+def write_section(path: Path, name: str, body: str, kind: str = "speed") -> None:
     """As `replace_section`, in a file.
 
     Raises:
         NoMarkers: see there.
     """
-    path.write_text(replace_section(path.read_text(encoding="utf-8"), name, body), encoding="utf-8")
+    path.write_text(replace_section(path.read_text(encoding="utf-8"), name, body, kind), encoding="utf-8")
 
 
 def _machines(pieces: Sequence[Ran]) -> list[tuple[str, list[str]]]:

@@ -20,6 +20,11 @@ UNITS: dict[str, Callable[[float], str]] = {
     "MB": lambda value: f"{value:.0f} MB",
     "GB": lambda value: f"{value:.2f} GB",
     "pixels": lambda value: f"{value:.0f} pixels",
+    "calls": lambda value: f"{value:.0f} calls",
+    "calls/s": lambda value: f"{value:.2f} calls/s",
+    "MB/min": lambda value: f"{value:.2f} MB/min",
+    "/min": lambda value: f"{value:.2f} /min",
+    "": lambda value: f"{value:.0f}",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bench.speed import perf_analyzer
 from bench.speed.bench import Bench
 from bench.speed.direct import inputs_of
@@ -33,7 +35,18 @@ def run(bench: Bench) -> Result:
     stable = perf_analyzer.ANY_PERCENT if bench.choices.quick else STABLE_PERCENT
     measured = [perf_analyzer.measure(tool, server, inputs, count, requests, stable) for count in callers]
     rows = [one.columns for one in measured]
-    first = rows[0]["Inferences/Second"]
+    best = max(rows, key=lambda row: row["Inferences/Second"])
+    what = f"perf_analyzer: throughput with {best['Concurrency']:.0f} callers, against one"
+    return Result(
+        [Row(what, best["Inferences/Second"] / rows[0]["Inferences/Second"], "×")],
+        tables(measured, "perf_analyzer over concurrency, greedy", stable),
+        {"rows": rows, "composing": [[vars(part) for part in one.composing] for one in measured]},
+    )
+
+
+def tables(measured: Sequence[perf_analyzer.Measured], title: str, stable: float) -> list[Table]:
+    """What it says of each number of callers, the first to be compared with, and of the models that were asked."""
+    first = measured[0].columns["Inferences/Second"]
     lines = [
         [
             f"{row['Concurrency']:.0f}",
@@ -60,8 +73,8 @@ def run(bench: Bench) -> Result:
         for one in measured
         for part in one.composing
     ]
-    tables = [
-        Table("perf_analyzer over concurrency, greedy", head, lines),
+    return [
+        Table(title, head, lines),
         Table(
             "The models that `segment` asks (BLS), as perf_analyzer reports them",
             ["callers", "model", "in its queue, ms", "computing, ms"],
@@ -69,10 +82,3 @@ def run(bench: Bench) -> Result:
             "`florence2` answers later than it takes a request over, so Triton does not see its time.",
         ),
     ]
-    best = max(rows, key=lambda row: row["Inferences/Second"])
-    what = f"perf_analyzer: throughput with {best['Concurrency']:.0f} callers, against one"
-    return Result(
-        [Row(what, best["Inferences/Second"] / first, "×")],
-        tables,
-        {"rows": rows, "composing": [[vars(part) for part in one.composing] for one in measured]},
-    )

@@ -1,0 +1,1 @@
+"""One kind of load each: `run(job)` gives a `Result`."""
