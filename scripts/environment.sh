@@ -60,6 +60,22 @@ browser() {
   fi || say "Without a browser the playground's tests are skipped"
 }
 
+# An nginx for the tests of deploy/nginx. It is only unpacked: installed, it would serve a page on this machine's port 80.
+proxy() {
+  local folder update="apt-get update -qq"
+  [ -x "$VENV/nginx/usr/sbin/nginx" ] && return
+  (PATH=$PATH:/usr/sbin:/usr/local/sbin && command -v nginx >/dev/null) && return
+  say "Fetching nginx into $VENV (once)"
+  [ "$(id -u)" = 0 ] || update="sudo -n $update"
+  folder=$(mktemp -d)
+  # A fresh container has no lists of packages yet; to fetch them is an administrator's.
+  (
+    cd "$folder" && { apt-get download -qq nginx || { $update && apt-get download -qq nginx; }; } &&
+      dpkg-deb -x nginx_*.deb unpacked && rm -rf "$VENV/nginx" && mv unpacked "$VENV/nginx"
+  ) >"$folder/log" 2>&1 || { tail -n 3 "$folder/log" >&2 && say "Without nginx the tests of the proxy are skipped"; }
+  rm -rf "$folder"
+}
+
 prepare() {
   local extras=$1 extra python state stamp installed="" missing=""
   python=$(find_python) || return 1

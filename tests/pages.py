@@ -11,7 +11,10 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 # Pages that others lead to, and that lead to others.
-LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "training" / "README.md", ROOT / "bench" / "RESULTS.md"]
+LINKED = [
+    *PAGES,
+    *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md", "training/README.md", "bench/RESULTS.md")),
+]
 
 _FENCE = re.compile(r"```(\w*)")
 _MARK = re.compile(r"<!--\s*not run:(.*)-->")
