@@ -29,6 +29,7 @@ from florence2_sam2.client.objects import FilteredObject, Polygon, SegmentedObje
 from florence2_sam2.client.request import Settings
 from florence2_sam2.client.results import Segmentation
 from florence2_sam2.client.segmenter import Segmenter
+from florence2_sam2.urls.rules import UrlRules
 
 __all__ = [
     "AsyncSegmenter",
@@ -61,4 +62,5 @@ __all__ = [
     "ServerOverloaded",
     "Settings",
     "Started",
+    "UrlRules",
 ]

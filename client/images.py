@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+
+from florence2_sam2.urls.rules import UrlRules
 
 
 class Readable(Protocol):
@@ -22,6 +25,7 @@ class Readable(Protocol):
 Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8] | Readable
 
 _REMOTE = ("http://", "https://", "data:")
+TIME_IS_UP = "image: the timeout passed while the URL was fetched"
 # PNG holds these modes as they are; other modes lose nothing a picture shows when they become RGB.
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
@@ -32,25 +36,50 @@ class Encoded:
 
     data: bytes | None = None
     url: str | None = None
+    deadline: float | None = field(default=None, compare=False)
+    """When the call's time is up, in seconds of `time.monotonic`, where fetching the picture has used some of it."""
+
+    def left(self, limit: float | None) -> float | None:
+        """Seconds of a call's `limit` that are left for the server."""
+        if limit is None or self.deadline is None:
+            return limit
+        return max(self.deadline - time.monotonic(), 0.001)
 
 
-def encode(picture: Picture) -> Encoded:
+@dataclass(frozen=True)
+class Fetching:
+    """How the client itself fetches a URL: by which rules, and until when, in seconds of `time.monotonic`."""
+
+    rules: UrlRules
+    deadline: float | None
+
+
+def is_url(picture: Picture) -> bool:
+    """Whether it is an `http://`, `https://` or `data:` string."""
+    return isinstance(picture, str) and picture.lower().startswith(_REMOTE)
+
+
+def encode(picture: Picture, fetching: Fetching | None = None) -> Encoded:
     """What is sent for `picture`.
 
-    A path, bytes or an open file are sent as they are, undecoded. `http://`, `https://` and `data:` strings
-    are sent
-    as URLs: it is the server that fetches them, under its own policy. A Pillow image is turned upright as its
-    EXIF
-    says and sent as PNG, and so is an array: uint8, RGB [H,W,3] or grey [H,W] (OpenCV's arrays are BGR: flip
-    them).
+    A path, bytes or an open file are sent as they are, undecoded. `http://`, `https://` and `data:` strings are sent
+    as URLs, which the server fetches under its own policy; with `fetching` they are fetched here, and sent as the bytes
+    behind them. A Pillow image is turned upright as its EXIF says and sent as PNG, and so is an array: uint8,
+    RGB [H,W,3] or grey [H,W] (OpenCV's arrays are BGR: flip them).
 
     Raises:
+        InvalidRequest, DeadlineExceeded: with `fetching`, the URL may not be fetched, or not in time, or there is no
+            picture behind it.
         FileNotFoundError, OSError: the path cannot be read.
         TypeError: `picture` is none of these.
         ValueError: the array has another dtype or shape, or the image a mode that PNG cannot hold.
     """
-    if isinstance(picture, str) and picture.lower().startswith(_REMOTE):
-        return Encoded(url=picture)
+    if isinstance(picture, str) and is_url(picture):
+        if fetching is None:
+            return Encoded(url=picture)
+        from florence2_sam2.client.fetching import fetched  # not at the top: it brings HTTP and TLS along
+
+        return Encoded(data=fetched(picture, fetching), deadline=fetching.deadline)
     if isinstance(picture, (str, os.PathLike)):
         return Encoded(data=Path(picture).read_bytes())
     if isinstance(picture, (bytes, bytearray, memoryview)):
@@ -83,7 +112,7 @@ def decode(picture: Picture) -> Image.Image:
     """The upright picture in mode RGB, in the frame that a result's coordinates are in.
 
     Raises:
-        ValueError: it is a URL, which only the server fetches.
+        ValueError: it is a URL.
         PIL.UnidentifiedImageError: the bytes are no picture that Pillow reads.
         Otherwise as `encode`.
     """
@@ -91,7 +120,7 @@ def decode(picture: Picture) -> Image.Image:
         return _rgb(_upright(picture))
     encoded = encode(picture)
     if encoded.data is None:
-        raise ValueError("image: the client does not fetch URLs: give the picture itself")
+        raise ValueError("image: the client does not fetch URLs for this: give the picture itself")
     with Image.open(io.BytesIO(encoded.data)) as image:
         return _rgb(_upright(image))
 

@@ -148,7 +148,9 @@ def outputs(model: str) -> list[InferRequestedOutput]:
 
 def _data(image: Encoded, model: str) -> bytes:
     if image.data is None:
-        raise ValueError(f"image: {model} takes the picture itself; `segment` alone fetches URLs")
+        raise ValueError(
+            f'image: {model} takes the picture itself; only `segment` fetches URLs, or the client: fetch="client"'
+        )
     return image.data
 
 

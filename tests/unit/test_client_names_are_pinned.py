@@ -41,6 +41,7 @@ def test_public_names() -> None:
         "ServerOverloaded",
         "Settings",
         "Started",
+        "UrlRules",
     ]
     assert all(hasattr(client, name) for name in client.__all__)
 

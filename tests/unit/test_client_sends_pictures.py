@@ -110,6 +110,6 @@ def test_what_is_no_picture_is_refused_before_anything_is_sent(
         encode(picture)  # type: ignore[arg-type]
 
 
-def test_the_client_fetches_no_urls() -> None:
+def test_nothing_is_fetched_to_be_drawn_on() -> None:
     with pytest.raises(ValueError, match="does not fetch"):
         decode("http://127.0.0.1:1/a.png")

@@ -29,13 +29,14 @@ print(len(imported))
     [
         (["florence2_sam2.server", "florence2_sam2.postprocess", "florence2_sam2.cli.serve"], HEAVY),
         (["florence2_sam2.client", "florence2_sam2.cli.main", "florence2_sam2.cli.segment"], HEAVY + SERVERS),
+        (["florence2_sam2.client", "florence2_sam2.urls"], (*HEAVY, *SERVERS, "florence2_sam2.server")),
         (["florence2_sam2.cli.export"], HEAVY + SERVERS),
         (
             ["florence2_sam2.hub", "florence2_sam2.cache", "florence2_sam2.cli.cache"],
             (*HEAVY, "huggingface_hub"),
         ),
     ],
-    ids=["server", "client", "help of export", "exports kept"],
+    ids=["server", "client and its command", "client", "help of export", "exports kept"],
 )
 def test_imports(packages: list[str], blocked: tuple[str, ...]) -> None:
     code = IMPORT_ALL.format(packages=packages, blocked=blocked)
@@ -50,3 +51,32 @@ def test_the_block_blocks() -> None:
     assert subprocess.run(
         [sys.executable, "-c", code], capture_output=True, timeout=120, check=False
     ).returncode
+
+
+FETCH_ONCE = """
+import sys
+import numpy, PIL.Image, PIL.ImageDraw, PIL.ImageFont, PIL.ImageOps
+import tritonclient.grpc, tritonclient.grpc.aio  # asyncio, which these need, brings ssl
+before = set(sys.modules)
+import florence2_sam2.client
+from florence2_sam2.client import images
+print(sorted((set(sys.modules) - before) & {wanted!r}))
+try:
+    images.encode("http://127.0.0.1/", images.Fetching(florence2_sam2.client.UrlRules(), None))
+except florence2_sam2.client.InvalidRequest as error:
+    print(error)
+print(sorted(set(sys.modules) & {wanted!r}))
+"""
+
+
+def test_http_comes_with_the_first_url_that_the_client_fetches() -> None:
+    wanted = {"http.client", "ssl", "email.parser", "florence2_sam2.urls.fetch"}
+    code = FETCH_ONCE.format(wanted=wanted)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    imported, refused, then = done.stdout.splitlines()
+    assert imported == "[]"
+    assert "the host 127.0.0.1 is not public" in refused
+    assert then == str(sorted(wanted))
