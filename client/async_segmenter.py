@@ -14,10 +14,23 @@ import tritonclient.grpc.aio
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, events, images, many, models, request, streams
+from florence2_sam2.client import (
+    attempts,
+    calls,
+    errors,
+    events,
+    images,
+    many,
+    models,
+    request,
+    streams,
+    threads,
+)
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
+
+_FETCHES = 16  # URLs that are fetched at once
 
 
 class AsyncSegmenter(calls.Caller):
@@ -29,17 +42,21 @@ class AsyncSegmenter(calls.Caller):
 
     _opened: Any = None
 
+    def _open(self) -> None:
+        self._threads = threads.Threads(_FETCHES)
+
     async def segment(
         self,
         image: images.Picture,
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> Segmentation:
         """As `Segmenter.segment`."""
-        encoded = await _encoded(image)
+        encoded = await self._encoded(image, fetch, timeout)
         inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
-        answer = await self._infer(request.MODEL, inputs, outputs, timeout)
+        answer = await self._infer(request.MODEL, encoded, inputs, outputs, timeout)
         return calls.understood(calls.segmentation, answer, encoded)
 
     async def florence2(
@@ -49,11 +66,15 @@ class AsyncSegmenter(calls.Caller):
         text: str = "",
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[models.Florence2Settings],
     ) -> models.Florence2Answer:
         """As `Segmenter.florence2`."""
-        inputs = models.florence2_inputs(await _encoded(image), task, text, settings)
-        answer = await self._infer(models.FLORENCE2, inputs, models.outputs(models.FLORENCE2), timeout)
+        encoded = await self._encoded(image, fetch, timeout)
+        inputs = models.florence2_inputs(encoded, task, text, settings)
+        answer = await self._infer(
+            models.FLORENCE2, encoded, inputs, models.outputs(models.FLORENCE2), timeout
+        )
         return calls.understood(models.florence2_answer, answer)
 
     async def sam2(
@@ -62,10 +83,12 @@ class AsyncSegmenter(calls.Caller):
         boxes: Sequence[Sequence[float]] | npt.NDArray[Any],
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
     ) -> models.Sam2Answer:
         """As `Segmenter.sam2`."""
-        inputs = models.sam2_inputs(await _encoded(image), boxes)
-        answer = await self._infer(models.SAM2, inputs, models.outputs(models.SAM2), timeout)
+        encoded = await self._encoded(image, fetch, timeout)
+        inputs = models.sam2_inputs(encoded, boxes)
+        answer = await self._infer(models.SAM2, encoded, inputs, models.outputs(models.SAM2), timeout)
         return calls.understood(models.sam2_answer, answer)
 
     async def stream(
@@ -73,12 +96,14 @@ class AsyncSegmenter(calls.Caller):
         image: images.Picture,
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> AsyncGenerator[events.Event, None]:
         """As `Segmenter.stream`, for `async for`."""
-        call = events.Call.of(await _encoded(image), settings)
+        call = events.Call.of(await self._encoded(image, fetch, timeout), settings)
         limit = calls.seconds(timeout, self.timeout)
-        told = streams.awaited(call, self._client(), self._metadata, str(self.address), limit)
+        way = streams.Way(self._arguments, self._metadata, str(self.address), self._link)
+        told = streams.awaited(call, self._client(), way, limit)
         async with contextlib.aclosing(told):
             async for event in told:
                 yield event
@@ -89,14 +114,16 @@ class AsyncSegmenter(calls.Caller):
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> AsyncIterator[many.Done[P, Segmentation]]:
         """As `Segmenter.segment_each`, for `async for`; the iterable may be asynchronous."""
         images.require_several(pictures)
         request.require_known(settings)
+        self._fetching(fetch, timeout)  # a mistake in `fetch` is no picture's
 
         async def one(picture: P) -> Segmentation:
-            return await self.segment(picture, timeout=timeout, **settings)
+            return await self.segment(picture, timeout=timeout, fetch=fetch, **settings)
 
         return many.each_awaited(one, pictures, concurrency)
 
@@ -106,10 +133,11 @@ class AsyncSegmenter(calls.Caller):
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> list[many.Done[P, Segmentation]]:
         """As `Segmenter.segment_all`."""
-        each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings)
+        each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, fetch=fetch, **settings)
         return [done async for done in each]
 
     async def wait_until_ready(self, timeout: float = 60.0) -> None:
@@ -147,17 +175,27 @@ class AsyncSegmenter(calls.Caller):
     async def _infer(
         self,
         model: str,
+        encoded: images.Encoded,
         inputs: list[InferInput],
         outputs: list[InferRequestedOutput],
         timeout: calls.Timeout,
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
-        try:
-            return await self._client().infer(
-                model, inputs, outputs=outputs, client_timeout=limit, headers=self._metadata
-            )
-        except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address), limit) from None
+        trying = attempts.Attempts(self._link, encoded.left(limit))
+        while True:
+            try:
+                answer = await self._client().infer(
+                    model, inputs, outputs=outputs, client_timeout=trying.left(), headers=self._metadata
+                )
+            except InferenceServerException as raised:
+                error = errors.from_triton(raised, str(self.address), limit)
+            else:
+                trying.succeeded()
+                return answer
+            pause = trying.pause(error)
+            if pause is None:
+                raise error from None
+            await asyncio.sleep(pause)
 
     def _client(self) -> Any:
         # A channel of grpc.aio belongs to the event loop that runs when it is made: not before the first
@@ -166,6 +204,14 @@ class AsyncSegmenter(calls.Caller):
             self._opened = tritonclient.grpc.aio.InferenceServerClient(**self._arguments)
         return self._opened
 
-
-async def _encoded(image: images.Picture) -> images.Encoded:
-    return await asyncio.to_thread(images.encode, image)  # reading and packing must not hold up the loop
+    async def _encoded(
+        self, image: images.Picture, fetch: calls.Fetch | None, timeout: calls.Timeout
+    ) -> images.Encoded:
+        """`images.encode`, which must not hold up the loop: it reads, packs, and fetches."""
+        fetching = self._fetching(fetch, timeout)
+        if fetching is None or not images.is_url(image):
+            return await asyncio.to_thread(images.encode, image)
+        try:
+            return await self._threads.run(lambda: images.encode(image, fetching), fetching.deadline)
+        except TimeoutError:
+            raise errors.DeadlineExceeded(images.TIME_IS_UP) from None

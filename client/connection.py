@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from florence2_sam2.client import attempts
+
 DEFAULT_PORT = 8001  # Triton's gRPC port
-RETRIES = 2
 
 # gRPC's limit, INT32_MAX. Its default for answers is 4 MB, which an exact polygon set or a mask may pass.
 _MAX_MESSAGE = 2**31 - 1
@@ -22,9 +23,9 @@ _CHANNEL_OPTIONS = [
     # gRPC waits longer and longer, up to two minutes, before it tries a lost server again; a restarted one is
     # back in seconds. (Not min_reconnect_backoff_ms: that is what an attempt to connect may take.)
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    # A request that is larger than this is sent once only, whatever the retry policy says; the default is 256 KB.
-    ("grpc.per_rpc_retry_buffer_size", 2**28),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # Calls go to the servers in turn, past those that are lost.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
 ]
 
 _URL = re.compile(
@@ -49,10 +50,9 @@ class Address:
         """
         return self.hosts[0] if len(self.hosts) == 1 else _looked_up(self.hosts)
 
-    def channel_options(self, retries: int = 0) -> list[tuple[str, int | str]]:
+    def channel_options(self) -> list[tuple[str, int | str]]:
         """gRPC's channel arguments. To this machine, no proxy of the environment is used: none leads back here."""
         options: list[tuple[str, int | str]] = [*_CHANNEL_OPTIONS]
-        options.append(("grpc.service_config", json.dumps(_service_config(retries))))
         if all(map(_is_local, self.hosts)):
             options.append(("grpc.enable_http_proxy", 0))
         return options
@@ -98,30 +98,6 @@ def _parse_one(url: str) -> tuple[str, bool]:
     return f"{parts['host']}:{port}", scheme == "grpcs"
 
 
-def _service_config(retries: int) -> dict[str, Any]:
-    """Calls go to the servers in turn. Only UNAVAILABLE is tried again: the server has refused the request before it
-    worked on it, or was lost, and a call changes nothing on a server."""
-    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    if retries:
-        policy = {
-            "maxAttempts": retries + 1,
-            "initialBackoff": "0.1s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 3,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        config["methodConfig"] = [
-            {
-                "name": [
-                    {"service": "inference.GRPCInferenceService", "method": "ModelInfer"},
-                    {"service": "inference.GRPCInferenceService", "method": "ModelStreamInfer"},
-                ],
-                "retryPolicy": policy,
-            }
-        ]
-    return config
-
-
 def _is_local(host: str) -> bool:
     name = host.rpartition(":")[0].strip("[]").lower()
     return name in ("localhost", "::1") or name.startswith("127.")
@@ -154,7 +130,8 @@ def _looked_up(hosts: Sequence[str]) -> str:
 class Options:
     """How a client talks to its servers, beyond where they are."""
 
-    retries: int = RETRIES
+    retries: int = attempts.RETRIES
+    reconnect: float = attempts.RECONNECT_SECONDS
     headers: Mapping[str, str] | None = None
     api_key: str | None = None
     root_certificates: str | os.PathLike[str] | None = None
@@ -181,11 +158,14 @@ class Options:
         """What tritonclient's InferenceServerClient takes.
 
         Raises:
-            ValueError: `retries` out of range, certificates without TLS, or an unknown name among several servers.
+            ValueError: `retries` or `reconnect` out of range, certificates without TLS, or an unknown name among
+                several servers.
             OSError: a certificate's file cannot be read.
         """
-        if not 0 <= self.retries <= 4:  # gRPC makes five attempts at most
-            raise ValueError(f"retries: {self.retries}, from 0 to 4 are possible")
+        if not 0 <= self.retries <= attempts.MAX_RETRIES:
+            raise ValueError(f"retries: {self.retries}, from 0 to {attempts.MAX_RETRIES} are possible")
+        if not self.reconnect >= 0:
+            raise ValueError(f"reconnect: {self.reconnect}, seconds from 0 on are possible")
         files = {
             "root_certificates": self.root_certificates,
             "private_key": self.private_key,
@@ -204,6 +184,6 @@ class Options:
         return {
             "url": address.target,
             "ssl": address.tls,
-            "channel_args": address.channel_options(self.retries),
+            "channel_args": address.channel_options(),
             **given,
         }

@@ -3,7 +3,7 @@
     SegmenterError
     ├── InvalidRequest      the request is wrong: mend it           INVALID_ARGUMENT
     ├── CannotConnect       no server answers there, or it left     UNAVAILABLE, said by the channel
-    ├── ServerOverloaded    the server refused it: try again later  UNAVAILABLE, said by the server
+    ├── ServerOverloaded    the server refused it: try again later  UNAVAILABLE, said by the server (or a dead part's)
     ├── DeadlineExceeded    `timeout` has passed                    DEADLINE_EXCEEDED
     ├── RequestCancelled    the call was cancelled                  CANCELLED
     ├── ModelNotFound       that server has no `segment` model      NOT_FOUND
@@ -28,6 +28,18 @@ _FROM_THE_CHANNEL = re.compile(
     r"|cancelling all calls|keepalive|(recv|send)msg:|transport (closed|is closing)|channel (closed|is shut)"
     r"|ssl|handshake|no route to host|network is unreachable",
     re.IGNORECASE,
+)
+# Among these, that the request has not been sent; else the connection broke with it under way.
+_NOT_SENT = re.compile(
+    r"failed to connect to all addresses|connections to all backends failing"
+    r"|errors resolving|(dns|name) resolution (failed|failure)"
+    r"|connection (refused|attempt timed out)|ssl|handshake|no route to host|network is unreachable",
+    re.IGNORECASE,
+)
+# A model's process has died, and the launcher is about to start the server again: as Triton says it (INTERNAL) of the
+# model that was asked, and as our models say it of another one.
+_RESTARTING = re.compile(
+    r"Stub process \S+ is not healthy|obtain the health mutex|has died; it is being restarted"
 )
 # Triton's python models have no DEADLINE_EXCEEDED: the server sends CANCELLED with this in front of the message.
 _DEADLINE = "DEADLINE_EXCEEDED: "
@@ -59,15 +71,25 @@ class InvalidRequest(SegmenterError):
 
 
 class CannotConnect(SegmenterError):
-    """Nothing answers at the address, or the connection broke while the call was under way."""
+    """Nothing answers at the address, or the connection broke while the call was under way (`broke`)."""
 
     code = "UNAVAILABLE"
+
+    def __init__(self, message: str, broke: bool = False) -> None:
+        super().__init__(message)
+        self.broke = broke
 
 
 class ServerOverloaded(SegmenterError):
-    """The server has no room now and has done nothing for the request; the same request may pass later."""
+    """The server is full, stopping, or a part of it has died and is being restarted (`restarting`); the same request
+    may pass later.
+    """
 
     code = "UNAVAILABLE"
+
+    def __init__(self, message: str, restarting: bool = False) -> None:
+        super().__init__(message)
+        self.restarting = restarting
 
 
 class DeadlineExceeded(SegmenterError):
@@ -110,7 +132,9 @@ def from_status(code: str, message: str, address: str, timeout: float | None = N
     `timeout` is the call's, in seconds, None for none.
     """
     if code == "UNAVAILABLE" and _FROM_THE_CHANNEL.search(message):
-        return CannotConnect(f"no connection to {address}: {message}")
+        return CannotConnect(f"no connection to {address}: {message}", not _NOT_SENT.search(message))
+    if code in ("UNAVAILABLE", "INTERNAL") and _RESTARTING.search(message):
+        return ServerOverloaded(f"a part of {address} has died; it is being restarted, try again", True)
     if code == "NOT_FOUND" and message.endswith("has no available versions"):
         # a model that is there but unloaded: the server is stopping or exchanging it
         return ServerOverloaded(f"{address} is stopping or loading its models")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -12,7 +13,7 @@ import tritonclient.grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import calls, errors, events, images, many, models, request, streams
+from florence2_sam2.client import attempts, calls, errors, events, images, many, models, request, streams
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
@@ -29,6 +30,7 @@ class Segmenter(calls.Caller):
     """
 
     def _open(self) -> None:
+        self._closed = threading.Event()
         self._client = tritonclient.grpc.InferenceServerClient(**self._arguments)
 
     def segment(
@@ -36,6 +38,7 @@ class Segmenter(calls.Caller):
         image: images.Picture,
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> Segmentation:
         """Find and outline the objects in one picture.
@@ -44,21 +47,24 @@ class Segmenter(calls.Caller):
         defaults are in the answer's `parameters`.
 
         Args:
-            image: path, `http(s)://` or `data:` URL (the server fetches it), bytes, open file, Pillow
-                image, or uint8 array, RGB [H,W,3] or grey [H,W].
+            image: path, `http(s)://` or `data:` URL, bytes, open file, Pillow image, or uint8 array,
+                RGB [H,W,3] or grey [H,W].
             timeout: seconds for this call, None for no limit; the client's when it is not given.
+            fetch: who fetches a URL: "server", under its own policy, or "client", by the client's `url_rules`. The
+                client's own, which is "server" by default, when it is not given.
             settings: `caption`, `area_threshold`, `confidence_threshold`, `nms_threshold`,
                 `polygon_precision`, `output_mask`, `formats`, `view`, `nms`, `task`, `phrases`, `boxes`,
                 `num_beams`, `max_new_tokens`, `invert_mask`, `normalized`,
                 `tiles`, `reduced_decode`, `priority`.
 
         Raises:
-            SegmenterError: see `florence2_sam2.client.errors` for the kinds.
+            SegmenterError: see `florence2_sam2.client.errors` for the kinds. A URL that the client may not fetch, or
+                behind which it finds no picture, is an `InvalidRequest` with the field `image`.
             OSError, TypeError, ValueError: the picture or a setting is unusable before anything is sent.
         """
-        encoded = images.encode(image)
+        encoded = images.encode(image, self._fetching(fetch, timeout))
         inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
-        answer = self._infer(request.MODEL, inputs, outputs, timeout)
+        answer = self._infer(request.MODEL, encoded, inputs, outputs, timeout)
         return calls.understood(calls.segmentation, answer, encoded)
 
     def florence2(
@@ -68,12 +74,13 @@ class Segmenter(calls.Caller):
         text: str = "",
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[models.Florence2Settings],
     ) -> models.Florence2Answer:
         """Florence-2 alone, with any of its tasks: `segmenter.florence2("sign.jpg", "<OCR>").text`.
 
         Args:
-            image: as `segment`'s, but no URL: this model fetches none.
+            image: as `segment`'s; a URL only with `fetch="client"`, since this model fetches none.
             task: `<CAPTION>`, `<DETAILED_CAPTION>`, `<MORE_DETAILED_CAPTION>`, `<OD>`, `<DENSE_REGION_CAPTION>`,
                 `<REGION_PROPOSAL>`, `<CAPTION_TO_PHRASE_GROUNDING>`, `<REFERRING_EXPRESSION_SEGMENTATION>`,
                 `<REGION_TO_SEGMENTATION>`, `<OPEN_VOCABULARY_DETECTION>`, `<REGION_TO_CATEGORY>`,
@@ -82,10 +89,11 @@ class Segmenter(calls.Caller):
             settings: `num_beams`, `max_new_tokens`, `min_new_tokens`, `phrases`, `priority`.
 
         Raises:
-            As `segment`; ValueError for a URL.
+            As `segment`; ValueError for a URL that is left to the server.
         """
-        inputs = models.florence2_inputs(images.encode(image), task, text, settings)
-        answer = self._infer(models.FLORENCE2, inputs, models.outputs(models.FLORENCE2), timeout)
+        encoded = images.encode(image, self._fetching(fetch, timeout))
+        inputs = models.florence2_inputs(encoded, task, text, settings)
+        answer = self._infer(models.FLORENCE2, encoded, inputs, models.outputs(models.FLORENCE2), timeout)
         return calls.understood(models.florence2_answer, answer)
 
     def sam2(
@@ -94,17 +102,19 @@ class Segmenter(calls.Caller):
         boxes: Sequence[Sequence[float]] | npt.NDArray[Any],
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
     ) -> models.Sam2Answer:
         """SAM2 alone: one mask and score for each box [[x1, y1, x2, y2], …] in pixels of the upright picture.
 
         Args:
-            image: as `segment`'s, but no URL: this model fetches none.
+            image: as `segment`'s; a URL only with `fetch="client"`, since this model fetches none.
 
         Raises:
-            As `segment`; ValueError for a URL, or boxes of another shape.
+            As `segment`; ValueError for a URL that is left to the server, or boxes of another shape.
         """
-        inputs = models.sam2_inputs(images.encode(image), boxes)
-        answer = self._infer(models.SAM2, inputs, models.outputs(models.SAM2), timeout)
+        encoded = images.encode(image, self._fetching(fetch, timeout))
+        inputs = models.sam2_inputs(encoded, boxes)
+        answer = self._infer(models.SAM2, encoded, inputs, models.outputs(models.SAM2), timeout)
         return calls.understood(models.sam2_answer, answer)
 
     def stream(
@@ -112,6 +122,7 @@ class Segmenter(calls.Caller):
         image: images.Picture,
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> Generator[events.Event, None, None]:
         """`segment`, told while it goes on: `for event in segmenter.stream("rock.jpg", area_threshold=1): …`
@@ -123,11 +134,13 @@ class Segmenter(calls.Caller):
             as `segment`'s.
 
         Raises:
-            As `segment`: before anything is sent when it is called, the others from the loop.
+            As `segment`: before anything is sent when it is called, where a URL is fetched too, the others from the
+            loop.
         """
-        call = events.Call.of(images.encode(image), settings)
+        call = events.Call.of(images.encode(image, self._fetching(fetch, timeout)), settings)
         limit = calls.seconds(timeout, self.timeout)
-        return streams.blocking(call, self._arguments, self._metadata, str(self.address), limit)
+        way = streams.Way(self._arguments, self._metadata, str(self.address), self._link)
+        return streams.blocking(call, way, limit, self._closed)
 
     def segment_each(
         self,
@@ -135,6 +148,7 @@ class Segmenter(calls.Caller):
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> Iterator[many.Done[P, Segmentation]]:
         """Segment one picture after the other of any iterable, an endless one too, `concurrency` at once.
@@ -143,15 +157,16 @@ class Segmenter(calls.Caller):
         taken from the iterable, in a thread of its own, a few ahead of what the caller has read.
 
         Raises:
-            ValueError: `concurrency` is less than 1.
+            ValueError: `concurrency` is less than 1, or `fetch` neither "server" nor "client".
             TypeError: a setting that does not exist, or one picture in place of several.
             Exception: what the iterable raises, after the answers to the pictures before.
         """
         images.require_several(pictures)
         request.require_known(settings)
+        self._fetching(fetch, timeout)  # a mistake in `fetch` is no picture's
 
         def one(picture: P) -> Segmentation:
-            return self.segment(picture, timeout=timeout, **settings)
+            return self.segment(picture, timeout=timeout, fetch=fetch, **settings)
 
         return many.each(one, pictures, concurrency)
 
@@ -161,10 +176,12 @@ class Segmenter(calls.Caller):
         *,
         concurrency: int = many.CONCURRENCY,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
+        fetch: calls.Fetch | None = None,
         **settings: Unpack[request.Settings],
     ) -> list[many.Done[P, Segmentation]]:
         """`segment_each` of a list, as a list: `[done.unwrap() for done in segmenter.segment_all(paths)]`."""
-        return list(self.segment_each(pictures, concurrency=concurrency, timeout=timeout, **settings))
+        each = self.segment_each(pictures, concurrency=concurrency, timeout=timeout, fetch=fetch, **settings)
+        return list(each)
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
         """Return when the server answers and its `segment` model is loaded.
@@ -190,22 +207,32 @@ class Segmenter(calls.Caller):
 
     def close(self) -> None:
         """Close the connection. Calls in flight fail."""
+        self._closed.set()
         self._client.close()
 
     def _infer(
         self,
         model: str,
+        encoded: images.Encoded,
         inputs: list[InferInput],
         outputs: list[InferRequestedOutput],
         timeout: calls.Timeout,
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
-        try:
-            return self._client.infer(
-                model, inputs, outputs=outputs, client_timeout=limit, headers=self._metadata
-            )
-        except InferenceServerException as error:
-            raise errors.from_triton(error, str(self.address), limit) from None
+        trying = attempts.Attempts(self._link, encoded.left(limit))
+        while True:
+            try:
+                answer = self._client.infer(
+                    model, inputs, outputs=outputs, client_timeout=trying.left(), headers=self._metadata
+                )
+            except InferenceServerException as raised:
+                error = errors.from_triton(raised, str(self.address), limit)
+            else:
+                trying.succeeded()
+                return answer
+            pause = trying.pause(error)
+            if pause is None or self._closed.wait(pause):
+                raise error from None
 
     def __enter__(self) -> Self:
         return self

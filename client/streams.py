@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import queue
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,6 +15,7 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from florence2_sam2.client import errors, events
+from florence2_sam2.client.attempts import Attempts, Link
 from florence2_sam2.client.calls import understood
 
 # Ask Triton to end a failed stream with the error's status; otherwise it sends the message alone.
@@ -18,38 +23,67 @@ _WITH_STATUS = {"triton_grpc_error": "true"}
 _GRACE_SECONDS = 5.0  # the channel ends a call at its deadline; this is for one that has not
 
 
+@dataclass(frozen=True)
+class Way:
+    """How the servers are reached. `arguments`: of tritonclient's InferenceServerClient."""
+
+    arguments: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    address: str
+    link: Link
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**self.metadata, **_WITH_STATUS}
+
+
 def blocking(
-    call: events.Call,
-    arguments: Mapping[str, Any],
-    metadata: Mapping[str, str],
-    address: str,
-    limit: float | None,
+    call: events.Call, way: Way, limit: float | None, closed: threading.Event
 ) -> Generator[events.Event, None, None]:
-    """The events of a call. Leaving early cancels it at the server.
+    """The events of a call. Leaving early cancels it at the server. It is tried again as long as nothing was told.
 
     Args:
-        arguments: of tritonclient's InferenceServerClient. It has one stream at a time, so each call makes one; gRPC
-            shares their connection.
         limit: seconds.
+        closed: set when nothing must be tried again.
 
     Raises:
         SegmenterError: as `errors` says.
     """
-    client = tritonclient.grpc.InferenceServerClient(**arguments)
+    trying, told = Attempts(way.link, call.encoded.left(limit)), False
+    while True:
+        try:
+            with contextlib.closing(_blocking_once(call, way, limit, trying.left())) as attempt:
+                for event in attempt:
+                    told = True
+                    trying.succeeded()
+                    yield event
+            return
+        except errors.SegmenterError as error:
+            pause = None if told else trying.pause(error)
+            if pause is None:
+                raise
+        if closed.wait(pause):
+            raise errors.RequestCancelled("the client has been closed")
+
+
+def _blocking_once(
+    call: events.Call, way: Way, limit: float | None, left: float | None
+) -> Generator[events.Event, None, None]:
+    # tritonclient's InferenceServerClient has one stream at a time, so each call makes one; gRPC shares the connection.
+    client = tritonclient.grpc.InferenceServerClient(**way.arguments)
     responses: queue.SimpleQueue[tuple[Any, InferenceServerException | None]] = queue.SimpleQueue()
-    reader = _Reader(call, address, limit)
+    reader = _Reader(call, way.address, limit)
     try:
         client.start_stream(
-            lambda result, error: responses.put((result, error)),
-            stream_timeout=limit,
-            headers={**metadata, **_WITH_STATUS},
+            lambda result, error: responses.put((result, error)), stream_timeout=left, headers=way.headers
         )
-        client.async_stream_infer(events.MODEL, call.inputs, outputs=call.outputs)
+        with contextlib.suppress(InferenceServerException):  # it has failed already: `responses` says why
+            client.async_stream_infer(events.MODEL, call.inputs, outputs=call.outputs)
         while not reader.ended:
             try:
-                response = responses.get(timeout=None if limit is None else limit + _GRACE_SECONDS)
+                response = responses.get(timeout=None if left is None else left + _GRACE_SECONDS)
             except queue.Empty:
-                raise errors.from_status("DEADLINE_EXCEEDED", "", address, limit) from None
+                raise errors.from_status("DEADLINE_EXCEEDED", "", way.address, limit) from None
             event = reader.read(*response)
             if event is not None:
                 yield event
@@ -61,30 +95,48 @@ def blocking(
 
 
 async def awaited(
-    call: events.Call, client: Any, metadata: Mapping[str, str], address: str, limit: float | None
+    call: events.Call, client: Any, way: Way, limit: float | None
 ) -> AsyncGenerator[events.Event, None]:
     """As `blocking`, of an open InferenceServerClient of tritonclient.grpc.aio."""
+    trying, told = Attempts(way.link, call.encoded.left(limit)), False
+    while True:
+        try:
+            async with contextlib.aclosing(_awaited_once(call, client, way, limit, trying.left())) as attempt:
+                async for event in attempt:
+                    told = True
+                    trying.succeeded()
+                    yield event
+            return
+        except errors.SegmenterError as error:
+            pause = None if told else trying.pause(error)
+            if pause is None:
+                raise
+        await asyncio.sleep(pause)
 
+
+async def _awaited_once(
+    call: events.Call, client: Any, way: Way, limit: float | None, left: float | None
+) -> AsyncGenerator[events.Event, None]:
     async def one() -> AsyncIterator[dict[str, Any]]:
         yield {"model_name": events.MODEL, "inputs": call.inputs, "outputs": call.outputs}
 
-    responses = client.stream_infer(one(), stream_timeout=limit, headers={**metadata, **_WITH_STATUS})
-    reader = _Reader(call, address, limit)
+    responses = client.stream_infer(one(), stream_timeout=left, headers=way.headers)
+    reader = _Reader(call, way.address, limit)
     last: events.Event | None = None
     try:
         async for response in responses:
             event = reader.read(*response)
-            if reader.ended:  # the stream's own end is waited for: see `blocking`
+            if reader.ended:  # the stream's own end is waited for: see `_blocking_once`
                 last = event
             elif event is not None:
                 yield event
     except grpc.RpcError as error:
-        raise errors.from_status(error.code().name, error.details() or "", address, limit) from None
+        raise errors.from_status(error.code().name, error.details() or "", way.address, limit) from None
     finally:
         if not reader.ended:
             responses.cancel()
     if last is None:
-        raise errors.ServerError(f"{address} ended the stream before the answer", "UNKNOWN")
+        raise errors.ServerError(f"{way.address} ended the stream before the answer", "UNKNOWN")
     yield last
 
 

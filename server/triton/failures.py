@@ -31,11 +31,14 @@ _TRITON_CODES = {
 }
 _DEADLINE_PREFIX = "DEADLINE_EXCEEDED: "
 
+# The launcher looks for dead processes four times a second, and starts the server again. The client knows these words.
+_DIED = "a part of the server ({model}) has died; it is being restarted, try again"
 # What Triton itself says between models, as (part of the message, kind, what we say).
 _TRITONS_OWN = (
     ("Exceeds maximum queue size", Overloaded, "the queue of {model} is full, try again"),
     ("Request timeout expired", DeadlinePassed, "the request waited too long for {model}"),
-    ("is not healthy", Overloaded, "{model} is being restarted, try again"),
+    ("is not healthy", Overloaded, _DIED),
+    ("health mutex", Overloaded, _DIED),  # it died while it held that
     ("shared memory", Overloaded, "the server is short of shared memory, try again later"),
     ("is not ready", Overloaded, "{model} is being restarted, try again"),
 )
@@ -64,7 +67,8 @@ def to_triton(error: ServiceError, between_models: bool, names_code: bool = Fals
     import triton_python_backend_utils as pb_utils
 
     message = told(error, between_models, names_code)
-    return pb_utils.TritonError(message, getattr(pb_utils.TritonError, _TRITON_CODES[error.code]))
+    sendable = message.encode("utf-8", "replace").decode()  # else there is no answer at all, and a caller who waits
+    return pb_utils.TritonError(sendable, getattr(pb_utils.TritonError, _TRITON_CODES[error.code]))
 
 
 def told(error: ServiceError, between_models: bool, names_code: bool = False) -> str:

@@ -176,7 +176,7 @@ def test_a_connection_may_take_its_time() -> None:
 
 def test_the_same_client_works_again_after_a_restart() -> None:
     with serving() as peer:
-        segmenter = Segmenter(peer.address)
+        segmenter = Segmenter(peer.address, retries=0)
         assert segmenter.segment(b"picture").width == 12
     with segmenter:
         with pytest.raises(CannotConnect):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from florence2_sam2.client import ServerOverloaded
+from florence2_sam2.client.errors import from_status
 from florence2_sam2.server import errors
 from florence2_sam2.server.triton.failures import ModelFailed, from_triton, told
 
@@ -43,6 +45,7 @@ def test_over_http_the_message_says_which_kind() -> None:
         ("[request id: <id_unknown>] Exceeds maximum queue size", errors.Overloaded),
         ("Request timeout expired", errors.DeadlinePassed),
         ("Stub process 'florence2_0_0' is not healthy.", errors.Overloaded),
+        ("Failed to obtain the health mutex.", errors.Overloaded),
         ("Failed to increase the shared memory pool size for key 'florence2_0_0'", errors.Overloaded),
         ("Failed to process the request(s): something else", ModelFailed),
         ("", ModelFailed),
@@ -52,6 +55,15 @@ def test_what_triton_says_itself(message: str, kind: type[Exception]) -> None:
     error = from_triton(message, "florence2")
     assert type(error) is kind
     assert "florence2_0_0" not in str(error)
+
+
+def test_clients_know_the_words_for_a_dead_process() -> None:
+    """And wait long enough for the restart (see `client/attempts.py`)."""
+    error = from_triton("Stub process 'florence2_0_0' is not healthy.", "florence2")
+    assert isinstance(error, errors.Overloaded)
+    seen = from_status(error.code, error.message, "grpc://a:1")
+    assert isinstance(seen, ServerOverloaded)
+    assert seen.restarting
 
 
 def test_an_unknown_failure_is_no_answer_for_a_caller() -> None:
