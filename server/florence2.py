@@ -17,7 +17,7 @@ from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.decoder import Decoder
-from florence2_sam2.server.generation.engine import Engine
+from florence2_sam2.server.generation.engine import Engine, Pulse
 from florence2_sam2.server.generation.settings import Settings, resolve
 from florence2_sam2.server.generation.waiting import Completed
 
@@ -137,6 +137,10 @@ class Florence2:
     def load(self) -> dict[str, int]:
         """How many requests wait and decode, and the rows in use."""
         return self._engine.load()
+
+    def pulse(self) -> Pulse:
+        """Whether the engine works."""
+        return self._engine.pulse()
 
     def close(self) -> None:
         """End the engine's thread; what is not finished gets Overloaded."""

@@ -60,6 +60,17 @@ class _Sequence:
         )
 
 
+@dataclass(frozen=True)
+class Pulse:
+    """Whether an engine works: its thread is `alive`; it has made so many `rounds`, each a prompt, a step or both; and
+    for `still` seconds there has been work and no round has ended.
+    """
+
+    alive: bool
+    rounds: int
+    still: float
+
+
 class Engine:
     """Generates for many requests at once; each gets the tokens it would get alone.
 
@@ -86,6 +97,8 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._next_sweep = 0.0
+        self._rounds = 0
+        self._moved = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
@@ -116,6 +129,8 @@ class Engine:
                 raise Overloaded("the server is shutting down")
             if len(self._waiting) >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} requests wait for Florence-2 already")
+            if not self._has_work():
+                self._moved = time.monotonic()
             self._waiting.put(request)
             self._changed.notify()
         return request.future
@@ -127,6 +142,11 @@ class Engine:
             "decoding": len(self._active),
             "rows": self._decoder.rows,
         }
+
+    def pulse(self) -> Pulse:
+        """Whether it works. From any thread, and at once."""
+        still = time.monotonic() - self._moved if self._has_work() else 0.0
+        return Pulse(self._thread.is_alive() and not self._closed, self._rounds, still)
 
     def close(self) -> None:
         """End the thread after the current step. What is not finished gets Overloaded."""
@@ -141,6 +161,8 @@ class Engine:
                 self._admit()
                 if self._active:
                     self._step()
+                self._rounds += 1
+                self._moved = time.monotonic()
         finally:
             # Also when a bug ends the thread: nobody may wait for ever.
             with self._changed:
@@ -151,9 +173,12 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closed or self._active or len(self._waiting)):
+            while not (self._closed or self._has_work()):
                 self._changed.wait()
             return not self._closed
+
+    def _has_work(self) -> bool:
+        return bool(self._active or len(self._waiting))
 
     def _admit(self) -> None:
         """Let one waiting request join, if it fits."""

@@ -13,15 +13,19 @@ import concurrent.futures
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.metrics import Metrics
-from florence2_sam2.server.triton import failures, lines
+from florence2_sam2.server.triton import bls, failures, health, lines
+from florence2_sam2.server.triton.health import State
 from florence2_sam2.server.triton.memory import check_room
 from florence2_sam2.server.triton.metrics import SECONDS, Published
+from florence2_sam2.server.triton.outstanding import CALL_THREADS
+from florence2_sam2.server.triton.tensors import bytes_output
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError
@@ -29,28 +33,32 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Each call to another model holds a thread of the loop's executor while it waits.
-CALL_THREADS = 64
 # How often a call that takes longer looks whether its caller is still there.
 WATCH_SECONDS = 0.1
+# How often at most Triton is asked for it: each answer takes 0.05 to 0.15 ms, a sixth of a small decoder's step.
+ASK_SECONDS = 0.01
 # How long `finalize` waits for requests in flight: below Triton's own limit for unloading, see
 # `--exit-timeout-secs`.
 DRAIN_SECONDS = 25.0
 
 
 class Call:
-    """One request in flight. `request` and the arrays read from it are valid until the answer is sent."""
+    """One request in flight. `request` and the arrays read from it are valid until the answer is sent; `parameters` are
+    the request's.
+    """
 
     def __init__(self, request: InferenceRequest) -> None:
         self.request = request
+        self.parameters = failures.parameters(request)
         self._sender = request.get_response_sender()
         self._line: lines.Line | None = None
         self._gone = False
+        self._next_ask = 0.0
         self.answered = False
 
     async def connect(self) -> None:
         """Take up the line of a caller that has opened one."""
-        address = failures.parameters(self.request).get(lines.PARAMETER)
+        address = self.parameters.get(lines.PARAMETER)
         if isinstance(address, str):
             self._line = await lines.Line.connect(address)
 
@@ -67,13 +75,16 @@ class Call:
     def cancelled(self) -> bool:
         """Whether the caller has cancelled, gone, or passed its own deadline; once true, it stays so.
 
-        It is a question to the server's process (40 µs): fine for each token, not for each loop. Of a call
-        from another model it is known only when that has opened a line.
+        Cheap enough for each token. Of a call from another model it is known only when that has opened a line.
         """
         if not (self._gone or self.answered):
-            hung_up = self._line is not None and self._line.hung_up
-            self._gone = hung_up or bool(self._sender.is_cancelled())
+            self._gone = self._ask() if self._line is None else self._line.hung_up
         return self._gone
+
+    async def heard(self) -> None:
+        """Until the model that has called listens to what it was told."""
+        if self._line is not None:
+            await self._line.taken()
 
     def check(self) -> None:
         """Stop here when nobody waits for the answer.
@@ -102,6 +113,13 @@ class Call:
 
         self._send(pb_utils.InferenceResponse(output_tensors=[], error=error))
 
+    def _ask(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_ask:
+            return False
+        self._next_ask = now + ASK_SECONDS
+        return bool(self._sender.is_cancelled())
+
     def _send(self, response: InferenceResponse) -> None:
         import triton_python_backend_utils as pb_utils
 
@@ -112,8 +130,8 @@ class Call:
 
 
 class AsyncModel:
-    """Base of a `TritonPythonModel` that answers in coroutines. A subclass writes `answer`, and `start` and
-    `stop` where it has something to load or to end.
+    """Base of a `TritonPythonModel` that answers in coroutines. A subclass writes `answer`, `start` and `stop`
+    where it has something to load or to end, and `health` where it knows more of that than its loop does.
 
     Attributes:
         name: the model's name.
@@ -124,9 +142,10 @@ class AsyncModel:
         metrics: its numbers, which Triton is told about every second.
     """
 
-    names_code = (
-        False  # in an error's message: for callers over HTTP, where Triton answers 400 whatever it is
-    )
+    # Whether an error's message names its code: for callers over HTTP, where Triton answers 400 whatever it is.
+    names_code = False
+    # The output, BYTES [1], that a health request is answered in.
+    health_output = "result"
 
     def initialize(self, args: dict[str, str]) -> None:
         self.name = args["model_name"]
@@ -135,6 +154,8 @@ class AsyncModel:
         self.config: dict[str, Any] = json.loads(args["model_config"])
         self._pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, f"{self.name}-work")
         self._tasks: set[asyncio.Task[None]] = set()
+        self._health_tasks: set[asyncio.Task[None]] = set()
+        self._answered = self._worked = 0
         self.metrics = Metrics()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(
@@ -164,6 +185,22 @@ class AsyncModel:
         """Answer one request: the outputs, or a ServiceError raised. Any other exception is a bug."""
         raise NotImplementedError
 
+    async def health(self) -> State:
+        """What a health request is answered with.
+
+        Raises:
+            ServiceError: it is not well.
+        """
+        return {
+            "healthy": True,
+            "in_flight": len(self._tasks),
+            "waiting": 0,
+            "answered": self._answered,
+            "progress": self._answered + self._worked + bls.calls.answers,
+            "waits_for": bls.calls.waits_for(),
+            "decoder_still": 0.0,
+        }
+
     def measure(self) -> None:
         """Set the numbers that are states, not counts: called on the loop before Triton is told."""
 
@@ -172,23 +209,39 @@ class AsyncModel:
 
     async def in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU work in a thread, off the loop. It is not interrupted when the caller goes."""
-        return await self.loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        result = await self.loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        self._worked += 1
+        return result
 
     def _admit(self, call: Call) -> None:
-        task = self.loop.create_task(self._serve(call))
-        self._tasks.add(task)  # the loop itself keeps only weak references
-        task.add_done_callback(self._tasks.discard)
+        asks = health.PARAMETER in call.parameters
+        tasks = self._health_tasks if asks else self._tasks
+        task = self.loop.create_task(self._tell_health(call) if asks else self._serve(call))
+        tasks.add(task)  # the loop itself keeps only weak references
+        task.add_done_callback(tasks.discard)
 
     async def _serve(self, call: Call) -> None:
         try:
             await call.connect()
             tensors = await self._while_wanted(call)
             check_room(tensors)
+            await call.heard()
             call.send(tensors)
-            self.metrics.add("requests_total", model=self.name, code="OK")
+            self._count("OK")
+        except asyncio.CancelledError:
+            self._count(self._refuse(call, Cancelled("the server is stopping")))
+        except Exception as error:  # whatever it is, this request gets an answer and the others go on
+            self._count(self._refuse(call, error))
+
+    async def _tell_health(self, call: Call) -> None:
+        """Beside all other requests, and not counted among them."""
+        try:
+            health.check(call.parameters, call.request)
+            told = json.dumps(await self.health()).encode()
+            call.send([bytes_output(self.health_output, told)])
         except asyncio.CancelledError:
             self._refuse(call, Cancelled("the server is stopping"))
-        except Exception as error:  # whatever it is, this request gets an answer and the others go on
+        except Exception as error:
             self._refuse(call, error)
 
     async def _while_wanted(self, call: Call) -> list[Tensor]:
@@ -206,15 +259,23 @@ class AsyncModel:
             answering.cancel()
             await asyncio.wait({answering}, timeout=WATCH_SECONDS)
 
-    def _refuse(self, call: Call, error: Exception) -> None:
+    def _count(self, code: str) -> None:
+        self._answered += 1
+        self.metrics.add("requests_total", model=self.name, code=code)
+
+    def _refuse(self, call: Call, error: Exception) -> str:
+        """Answer with an error; its code."""
         refusal = failures.refusal(error, self.name)
-        self.metrics.add("requests_total", model=self.name, code=refusal.code)
         if call.answered:
             # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
             # process, so that the launcher's supervisor starts the server again.
             os._exit(1)
         between_models = failures.is_between_models(call.request)
         call.refuse(failures.to_triton(refusal, between_models, self.names_code))
+        # Its frames hold the request, with the picture in shared memory, and they hold each other: all of it would stay
+        # until Python happens to look for garbage.
+        error.__traceback__ = None
+        return refusal.code
 
     async def _publish(self) -> None:
         published = Published(self.metrics)
@@ -230,8 +291,8 @@ class AsyncModel:
             failures.refusal(error, self.name)
 
     async def _drain(self) -> None:
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=DRAIN_SECONDS)
+        if left := self._tasks | self._health_tasks:
+            _, late = await asyncio.wait(left, timeout=DRAIN_SECONDS)
             for task in late:
                 task.cancel()
             if late:

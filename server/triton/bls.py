@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from florence2_sam2.server.errors import DeadlinePassed
 from florence2_sam2.server.triton import failures, lines
+from florence2_sam2.server.triton.outstanding import Outstanding
+
+if TYPE_CHECKING:
+    from triton_python_backend_utils import InferenceResponse
+
+# Calls of this process, which has one event loop.
+calls = Outstanding()
 
 
 def ignored(event: lines.Event) -> None:
@@ -30,18 +37,14 @@ async def call_with_line(
         heard: gets what it says, in order, before this returns.
     """
     async with lines.exchange().line(heard) as (address, ended):
-        answer = await call(model, inputs, outputs, parameters={lines.PARAMETER: address})
+        answer = await _call(model, inputs, outputs, None, {lines.PARAMETER: address}, watched=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), lines.END_SECONDS)
         return answer
 
 
 async def call(
-    model: str,
-    inputs: Mapping[str, NDArray[Any]],
-    outputs: Sequence[str],
-    timeout: float | None = None,
-    parameters: Mapping[str, str] | None = None,
+    model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout: float | None = None
 ) -> dict[str, NDArray[Any]]:
     """Ask another model, on the event loop of an `AsyncModel`.
 
@@ -49,7 +52,6 @@ async def call(
         inputs: arrays by tensor name; BYTES as object arrays (see `tensors.bytes_array`). Lengths of 0 are
             fine. outputs: the names wanted; others are not computed where the backend can leave them out.
         timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do that.
-        parameters: of the request.
 
     Returns:
         Arrays of our own memory, by name.
@@ -59,16 +61,70 @@ async def call(
         DeadlinePassed: `timeout` is over.
         ModelFailed: the other model failed otherwise.
     """
+    return await _call(model, inputs, outputs, timeout, {}, watched=True)
+
+
+async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: str) -> NDArray[Any]:
+    """A call without inputs that the model answers at once, past all calls that wait for a place.
+
+    Raises:
+        As `call`.
+    """
+    answer = await _answer(_begin(model, {}, [output], parameters), model, None)
+    return answer[output]
+
+
+async def _call(
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    timeout: float | None,
+    parameters: Mapping[str, str | bool],
+    watched: bool,
+) -> dict[str, NDArray[Any]]:
+    """`watched`: whether it is noticed when the model stands still. Those of ours that answer much later tell of
+    themselves, see health.py."""
+    await calls.begin(model, watched)
+
+    def ended(_: asyncio.Future[InferenceResponse]) -> None:
+        calls.end(model, watched)
+
+    try:
+        running = _begin(model, inputs, outputs, parameters)
+    except BaseException:
+        calls.end(model, watched)
+        raise
+    running.add_done_callback(ended)
+    return await _answer(running, model, timeout)
+
+
+def _begin(
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    parameters: Mapping[str, str | bool],
+) -> asyncio.Future[InferenceResponse]:
     import triton_python_backend_utils as pb_utils
 
     request = pb_utils.InferenceRequest(
         model_name=model,
         requested_output_names=list(outputs),
         inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
-        parameters={failures.BETWEEN_MODELS: True, **(parameters or {})},
+        parameters={failures.BETWEEN_MODELS: True, **parameters},
+        # Where a GPU has computed the answer, Triton would leave it there, which `as_numpy` cannot read.
+        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
+    return asyncio.ensure_future(request.async_exec())
+
+
+async def _answer(
+    running: asyncio.Future[InferenceResponse], model: str, timeout: float | None
+) -> dict[str, NDArray[Any]]:
+    import triton_python_backend_utils as pb_utils
+
     try:
-        response = await asyncio.wait_for(request.async_exec(), timeout)
+        # Shielded, since it goes on and holds its threads whether or not somebody waits for it.
+        response = await asyncio.wait_for(asyncio.shield(running), timeout)
     except TimeoutError:
         raise DeadlinePassed(f"{model} did not answer within {timeout:g} s") from None
     except pb_utils.TritonModelException as error:  # refused before it reached the model

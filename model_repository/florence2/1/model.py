@@ -9,7 +9,7 @@ import json
 import numpy as np
 
 from florence2_sam2.server import manifest
-from florence2_sam2.server.errors import InvalidRequest
+from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import parse_options
 from florence2_sam2.server.inputs.pictures import decode_picture
@@ -21,11 +21,25 @@ from florence2_sam2.server.triton.async_model import AsyncModel
 
 
 class TritonPythonModel(AsyncModel):
+    health_output = "info"
+
     async def start(self):
         self.settings = Settings.from_environment()
         self.spec = manifest.Florence2.read(self.folder)
         give_way(self.settings.decoder_niceness)
         self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
+
+    async def health(self):
+        pulse = self.florence2.pulse()
+        if not pulse.alive:
+            raise Overloaded("florence2 is not well: its decoder has ended")
+        own = await super().health()
+        return {
+            **own,
+            "waiting": self.florence2.load()["waiting"],
+            "progress": own["progress"] + pulse.rounds,
+            "decoder_still": pulse.still,
+        }
 
     def measure(self):
         load = self.florence2.load()

@@ -9,7 +9,7 @@ from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.segment.triton_models import TritonModels
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.store import open_store
-from florence2_sam2.server.triton import tensors
+from florence2_sam2.server.triton import health, tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
 
 TEXTS = ("image", "image_url", "caption", "options")
@@ -21,6 +21,10 @@ class TritonPythonModel(AsyncModel):
         settings = Settings.from_environment()
         models = TritonModels(self.repository, self.in_pool)
         self.segment = SegmentService(models, self.in_pool, settings, open_store(settings), self.metrics)
+
+    async def health(self):
+        own = {**await super().health(), "waiting": self.segment.waiting}
+        return health.with_parts(own, await health.ask("florence2", "info"))
 
     def measure(self):
         self.segment.measure()

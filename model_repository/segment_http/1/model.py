@@ -7,10 +7,14 @@ and unwraps arrays), and refuses fields it does not know: the endpoint would tur
 from florence2_sam2.server.segment.front import ask_segment
 from florence2_sam2.server.triton import tensors
 from florence2_sam2.server.triton.async_model import AsyncModel
+from florence2_sam2.server.triton.health import FRONT_SECONDS, ask
 
 
 class TritonPythonModel(AsyncModel):
     names_code = True
+
+    async def health(self):
+        return await ask("segment", "result", FRONT_SECONDS)
 
     async def answer(self, call):
         answer = await ask_segment(call.request, ["result"])
