@@ -18,15 +18,16 @@ from typing import Any
 from florence2_sam2.cache.exporting import ExportFailed
 from florence2_sam2.cache.obtain import Obtained, obtain
 from florence2_sam2.cache.store import Cache, CacheError, default_folder
+from florence2_sam2.cli import endpoints
 from florence2_sam2.hub.errors import HubError
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import LogReader, error_of
 from florence2_sam2.server.launch.supervisor import supervise
+from florence2_sam2.server.launch.watch import Timing
 from florence2_sam2.server.launch.wheel import TRITON_VERSION
 from florence2_sam2.server.settings import Option, Settings, options
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LOG_SECONDS = 0.25
 
 
@@ -42,15 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="model repository that `export` wrote (default: the packaged small models)",
     )
-    place.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on; beyond loopback put a proxy before it (%(default)s)",
-    )
-    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
-        place.add_argument(
-            f"--{name}-port", type=_port, default=port, metavar="N", help="0 is any free one (%(default)s)"
-        )
+    endpoints.add_arguments(place)
     place.add_argument(
         "--log-file", type=_file, metavar="F", help="Triton's log (default: in a temporary folder)"
     )
@@ -66,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     headings = {
         "checkpoints": "Both together, in place of --repository: exported on first use, then found in the cache.",
-        "limits": "Each, and those above, is also an environment variable, FLORENCE2_SAM2_… in capitals.",
+        "limits": "Each, and those above and below, is also an environment variable, FLORENCE2_SAM2_… in capitals.",
+        "watch": "How the server is looked after: what has died or hangs is started again.",
     }
     groups = {name: parser.add_argument_group(name, text) for name, text in headings.items()}
     for option in options():
@@ -90,18 +84,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     obtained = _obtain(arguments, settings)
     server = EmbeddedServer(
         obtained.entry.repository if obtained else arguments.repository,
-        host=arguments.host,
-        grpc_port=arguments.grpc_port,
-        http_port=arguments.http_port,
-        metrics_port=arguments.metrics_port,
+        **endpoints.of(arguments),
         settings=settings,
         log=arguments.log_file,
         check_hashes=not (arguments.skip_hashes or obtained),  # of what is obtained they have been compared
     )
     if not obtained:
         _say(f"model repository {arguments.repository or 'with the packaged small models'}")
-    if arguments.host not in LOOPBACK:
-        _say(f"listening on {arguments.host}: anyone who reaches it can use it; HTTP belongs behind a proxy")
+    for warning in endpoints.warnings(arguments):
+        _say(f"warning: {warning}")
     began = time.monotonic()
     try:
         server.start()
@@ -109,10 +100,11 @@ def _serve(arguments: argparse.Namespace) -> int:
         with _log_shown(server, arguments.verbose):
             server.wait_ready()
             with _ready_file(server, arguments.ready_file):
-                _say_ready(server, began)
+                _say_ready(server, began, arguments.tls_cert is not None)
                 supervise(
                     server,
-                    on_failure=lambda reason: _say(f"{reason}; starting again"),
+                    Timing.of(settings),
+                    on_failure=_say_failure,
                     on_ready=lambda: _say("ready again"),
                 )
     except StopRequested:
@@ -155,9 +147,13 @@ def _obtain(arguments: argparse.Namespace, settings: Settings) -> Obtained | Non
     )
 
 
-def _say_ready(server: EmbeddedServer, began: float) -> None:
+def _say_failure(reason: str, pause: float) -> None:
+    _say(f"{reason}; starting again" + (f" in {pause:g} s" if pause else ""))
+
+
+def _say_ready(server: EmbeddedServer, began: float, tls: bool) -> None:
     _say(f"ready after {time.monotonic() - began:.1f} s")
-    _say(f"  gRPC     {server.grpc_address}")
+    _say(f"  gRPC     {'grpcs://' if tls else ''}{server.grpc_address}")
     _say(f"  HTTP     http://{server.http_address}/v2/models/segment_http/generate")
     _say(f"  metrics  http://{server.metrics_address}/metrics")
 
@@ -258,13 +254,6 @@ def _file(text: str) -> Path:
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
     return path
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is no port")
-    return port
 
 
 def _say(text: str) -> None:

@@ -7,6 +7,7 @@ Triton's log.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -164,19 +165,25 @@ def free_port(host: str) -> int:
         return int(sock.getsockname()[1])
 
 
-def check_port(host: str, port: int, flag: str) -> None:
-    """Nobody listens there yet.
+def check_port(host: str, port: int, endpoint: str) -> None:
+    """The address is one of this machine's, and nobody listens at the port yet (0: any).
+
+    Args:
+        endpoint: grpc, http or metrics.
 
     Raises:
-        StartError: the port is taken, or the address is none of this machine's.
+        StartError: naming the flag.
     """
-    with socket.socket(_family(host)) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(_family(host)) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
-        except OSError as error:
-            reason = f"{host}:{port} cannot be used ({error.strerror})"
-            raise StartError(f"{reason}: choose another {flag}, 0 is any free one") from None
+    except OSError as error:
+        flag = f"--{endpoint}-host"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            flag = f"--{endpoint}-port, 0 is any free one"
+        reason = f"{host}:{port} cannot be used ({error.strerror or error})"
+        raise StartError(f"{reason}: choose another {flag}") from None
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence2_sam2.server.launch.tls import Tls
 from florence2_sam2.server.launch.wheel import TritonWheel
 from florence2_sam2.server.settings import Settings
+from florence2_sam2.server.triton.outstanding import CALL_THREADS
 
 # Triton 24.10 predates the 2025 fixes around shared memory, and none of these is needed to use the service.
 ADMINISTRATIVE = ("shared-memory", "model-config", "model-repository", "trace", "logging")
@@ -20,35 +22,36 @@ EXIT_TIMEOUT_SECONDS = 30
 # Each python model has one region in /dev/shm, taken in full at the start. It grows with its tensors and
 # never shrinks.
 SHM_DEFAULT_BYTES = 4 * 2**20
-# Calls between models that one model may have waiting, see `async_model.CALL_THREADS`.
-BLS_THREADS = 64
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the server listens."""
+    """Where the server listens: for each endpoint an address of this machine and a port."""
 
-    host: str
+    grpc_host: str
+    http_host: str
+    metrics_host: str
     grpc_port: int
     http_port: int
     metrics_port: int
 
     @property
     def grpc(self) -> str:
-        return f"{self._host}:{self.grpc_port}"
+        """For a client on this machine, as the others."""
+        return f"{_reached(self.grpc_host)}:{self.grpc_port}"
 
     @property
     def http(self) -> str:
-        return f"{self._host}:{self.http_port}"
+        return f"{_reached(self.http_host)}:{self.http_port}"
 
     @property
     def metrics(self) -> str:
-        return f"{self._host}:{self.metrics_port}"
+        return f"{_reached(self.metrics_host)}:{self.metrics_port}"
 
-    @property
-    def _host(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"[{host}]" if ":" in host else host
+
+def _reached(host: str) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def server_command(
@@ -60,6 +63,7 @@ def server_command(
     admin_key: str,
     models: Sequence[str] | None = None,
     gpu_metrics: bool = False,
+    tls: Tls | None = None,
 ) -> list[str]:
     """The whole command line.
 
@@ -67,6 +71,7 @@ def server_command(
         backends: see `wheel.assemble_backends`.
         admin_key: value of ADMIN_HEADER that opens the administrative protocols.
         models: those to load; None loads the whole repository.
+        tls: of gRPC.
     """
     command = [
         str(wheel.binary),
@@ -76,13 +81,13 @@ def server_command(
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={SHM_DEFAULT_BYTES}",
-        f"--backend-config=python,thread-pool-size={BLS_THREADS}",
+        f"--backend-config=python,thread-pool-size={CALL_THREADS}",
         f"--cache-directory={wheel.caches}",
-        f"--grpc-address={addresses.host}",
+        f"--grpc-address={addresses.grpc_host}",
         f"--grpc-port={addresses.grpc_port}",
-        f"--http-address={addresses.host}",
+        f"--http-address={addresses.http_host}",
         f"--http-port={addresses.http_port}",
-        f"--metrics-address={addresses.host}",
+        f"--metrics-address={addresses.metrics_host}",
         f"--metrics-port={addresses.metrics_port}",
         f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
         "--allow-sagemaker=false",
@@ -90,6 +95,7 @@ def server_command(
         "--pinned-memory-pool-byte-size=0",  # the python backend has no use for it
         f"--grpc-restricted-protocol={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
         f"--http-restricted-api={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
+        *(tls.arguments() if tls else []),
         f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
         "--log-format=ISO8601",
     ]

@@ -10,45 +10,39 @@ from __future__ import annotations
 
 import time
 
-import tritonclient.grpc as grpc
-
-from florence2_sam2.server.launch.connection import connect
+from florence2_sam2.server.launch.connection import Connection, NoAnswer, Refused
 
 # Each may call those after it, and the leaves.
 CALLERS = ("segment_stream", "segment_http", "segment", "florence2", "sam2")
 POLL_SECONDS = 0.05
+_BUSY = ("READY", "UNLOADING")  # loaded, or still at work
 
 
-def drain(address: str, headers: dict[str, str], seconds: float) -> bool:
+def drain(connection: Connection, seconds: float) -> bool:
     """Unload the models that call others, each when those before it have finished.
 
     Args:
-        address: host:port of gRPC.
-        headers: what opens the administrative protocols.
+        connection: with the headers that open the administration.
         seconds: for all of them together.
 
     Returns:
         Whether everything in flight was finished in time, as far as can be known.
     """
     end = time.monotonic() + seconds
-    client = connect(address)
     try:
         for model in CALLERS:
-            if not _busy(client, headers, model):
+            if states(connection).get(model) not in _BUSY:
                 continue
-            client.unload_model(model, headers=headers)
-            while _busy(client, headers, model):
+            connection.post(f"/v2/repository/models/{model}/unload", seconds=seconds)
+            while states(connection).get(model) in _BUSY:
                 if time.monotonic() > end:
                     return False
                 time.sleep(POLL_SECONDS)
-    except grpc.InferenceServerException:  # the server has gone, or hangs: there is nothing to wait for
+    except (NoAnswer, Refused):  # the server has gone, or hangs: there is nothing to wait for
         return False
-    finally:
-        client.close()
     return True
 
 
-def _busy(client: grpc.InferenceServerClient, headers: dict[str, str], model: str) -> bool:
-    """Whether `model` is loaded, or still at work."""
-    index = client.get_model_repository_index(headers=headers, client_timeout=5)
-    return any(row.name == model and row.state in ("READY", "UNLOADING") for row in index.models)
+def states(connection: Connection) -> dict[str, str]:
+    """What each model of the repository is, READY for instance; "" of one that was never loaded."""
+    return {row["name"]: row.get("state", "") for row in connection.post("/v2/repository/index")}

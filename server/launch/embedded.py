@@ -12,23 +12,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import tritonclient.grpc as grpc
-
-from florence2_sam2.server.launch import checks, guard
+from florence2_sam2.server.launch import checks, guard, probe
 from florence2_sam2.server.launch.command import (
     ADMIN_HEADER,
     EXIT_TIMEOUT_SECONDS,
-    GRPC_HEADER_PREFIX,
     Addresses,
     server_command,
     server_environment,
 )
-from florence2_sam2.server.launch.connection import connect
-from florence2_sam2.server.launch.drain import drain
+from florence2_sam2.server.launch.connection import Connection, NoAnswer, Refused
+from florence2_sam2.server.launch.drain import drain, states
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import failure_reason, loading_failure
-from florence2_sam2.server.launch.probe import probe
 from florence2_sam2.server.launch.process import GuardedProcess
+from florence2_sam2.server.launch.tls import Tls, check_tls
+from florence2_sam2.server.launch.watch import Health
 from florence2_sam2.server.launch.wheel import assemble_backends, find_wheel
 from florence2_sam2.server.manifest import packaged_repository
 from florence2_sam2.server.settings import Settings
@@ -43,8 +41,10 @@ class EmbeddedServer:
 
     Args:
         repository: a model repository that `export` wrote; None is the packaged one.
-        host: address to listen on. Beyond loopback the server belongs behind a proxy, see the README.
+        grpc_host, http_host, metrics_host: addresses to listen on. HTTP beyond loopback belongs behind a proxy, see
+            docs/http.md.
         grpc_port, http_port, metrics_port: 0 takes a free one.
+        tls: of gRPC; None is without.
         settings: limits, handed on to the models.
         models: load only these; None loads all.
         log: file for Triton's log; None puts it into a private folder that a clean stop removes.
@@ -58,10 +58,13 @@ class EmbeddedServer:
         self,
         repository: Path | None = None,
         *,
-        host: str = "127.0.0.1",
+        grpc_host: str = "127.0.0.1",
+        http_host: str = "127.0.0.1",
+        metrics_host: str = "127.0.0.1",
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
+        tls: Tls | None = None,
         settings: Settings | None = None,
         models: Sequence[str] | None = None,
         log: Path | None = None,
@@ -70,10 +73,16 @@ class EmbeddedServer:
         self.repository = (repository or packaged_repository()).resolve()
         self.settings = settings or Settings()
         self.admin_key = secrets.token_hex(16)
-        self._host = host
-        self._ports = {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
+        self._endpoints = {
+            "grpc": (grpc_host, grpc_port),
+            "http": (http_host, http_port),
+            "metrics": (metrics_host, metrics_port),
+        }
+        self._tls = tls
         self._folder: Path | None = None
         self._models = models
+        self._loaded: list[str] = []
+        self._names: dict[int, str] = {}
         self._log = log
         self._check_hashes = check_hashes
         self._process: GuardedProcess | None = None
@@ -135,11 +144,14 @@ class EmbeddedServer:
         )
         checks.check_shared_memory()
         checks.check_repository(self.repository, self._check_hashes)
-        for flag, port in self._ports.items():
-            if port:
-                checks.check_port(self._host, port, flag)
-        ports = [port or checks.free_port(self._host) for port in self._ports.values()]
-        self._addresses = Addresses(self._host, *ports)
+        if self._tls:
+            check_tls(self._tls)
+        for name, (host, port) in self._endpoints.items():
+            checks.check_port(host, port, name)
+        self._addresses = Addresses(
+            *(host for host, _ in self._endpoints.values()),
+            *(port or checks.free_port(host) for host, port in self._endpoints.values()),
+        )
         self._launch()
 
     def restart(self) -> None:
@@ -154,20 +166,21 @@ class EmbeddedServer:
             StartError: a model cannot be loaded, the server has ended, or the time is over.
         """
         end = time.monotonic() + seconds
-        client = connect(self.grpc_address)
+        while not self._says_ready():
+            self._check_running()
+            failed = loading_failure(self._read_log())
+            if failed:
+                raise StartError(f"{failed}; Triton's log: {self.log_path}")
+            if time.monotonic() > end:
+                raise StartError(f"the server is not ready after {seconds:.0f} s, see {self.log_path}")
+            time.sleep(POLL_SECONDS)
         try:
-            while not self._says_ready(client):
-                self._check_running()
-                failed = loading_failure(self._read_log())
-                if failed:
-                    raise StartError(f"{failed}; Triton's log: {self.log_path}")
-                if time.monotonic() > end:
-                    raise StartError(f"the server is not ready after {seconds:.0f} s, see {self.log_path}")
-                time.sleep(POLL_SECONDS)
-            index = client.get_model_repository_index(headers=self._grpc_headers)
-        finally:
-            client.close()
-        probe(self.grpc_address, [row.name for row in index.models if row.state == "READY"])
+            found = states(self._connection)
+        except (NoAnswer, Refused) as error:
+            raise StartError(f"the server does not say which models it has: {error}") from None
+        self._loaded = [model for model, state in found.items() if state == "READY"]
+        probe.first(self._connection, self._loaded)
+        self._names = self._check_running().models()
         self._ready = True
 
     def check_alive(self) -> None:
@@ -179,7 +192,26 @@ class EmbeddedServer:
         """
         dead = self._check_running().dead_children()
         if dead:
-            raise StartError(f"a model's process has died (pid {dead[0]}); Triton's log: {self.log_path}")
+            model = self._names.get(dead[0], "a model")
+            raise StartError(
+                f"the process of {model} has died (pid {dead[0]}); Triton's log: {self.log_path}"
+            )
+
+    def health(self) -> Health:
+        """What the models say of themselves that answer calls, without any work.
+
+        Raises:
+            NoAnswer, Refused: one is not well, or does not answer.
+        """
+        return probe.health(self._connection, self._loaded)
+
+    def probe(self, seconds: float) -> None:
+        """Real work for Florence-2 and SAM2, past the memory of `segment`.
+
+        Raises:
+            Hangs, NoAnswer, Refused: see `probe.again`.
+        """
+        probe.again(self._connection, self._loaded, seconds)
 
     def stop(self) -> None:
         """Refuse new requests, finish those in flight, end. The private folder goes with the log in it.
@@ -191,7 +223,7 @@ class EmbeddedServer:
         clean = True
         if self._ready:
             try:
-                drain(self.grpc_address, self._grpc_headers, EXIT_TIMEOUT_SECONDS)
+                drain(self._connection, EXIT_TIMEOUT_SECONDS)
                 self._process.request_stop()
                 clean = self._process.wait() == 0
             except BaseException:
@@ -247,6 +279,7 @@ class EmbeddedServer:
             self.admin_key,
             self._models,
             gpu_metrics=self._providers[0] != "CPUExecutionProvider",
+            tls=self._tls,
         )
         self._plan = guard.Plan(command, str(log), str(self._folder), prefix, EXIT_TIMEOUT_SECONDS + 5)
         self._ready = False
@@ -254,8 +287,8 @@ class EmbeddedServer:
         self._process.wait_started()
 
     @property
-    def _grpc_headers(self) -> dict[str, str]:
-        return {GRPC_HEADER_PREFIX + ADMIN_HEADER: self.admin_key}
+    def _connection(self) -> Connection:
+        return Connection(self.http_address, self.admin_headers)
 
     def _read_log(self) -> str:
         """What this run has logged."""
@@ -263,8 +296,9 @@ class EmbeddedServer:
             file.seek(self._log_start)
             return file.read().decode("utf-8", "replace")
 
-    def _says_ready(self, client: grpc.InferenceServerClient) -> bool:
+    def _says_ready(self) -> bool:
         try:
-            return bool(client.is_server_ready(client_timeout=1))
-        except grpc.InferenceServerException:
+            self._connection.get("/v2/health/ready", seconds=1)
+        except (NoAnswer, Refused):
             return False
+        return True

@@ -48,6 +48,10 @@ class GuardedProcess:
         """None while it runs; negative when a signal has ended it."""
         return self._guard.poll()
 
+    def models(self) -> dict[int, str]:
+        """Process ids of the models' processes, with the models' names."""
+        return processes.models(self._pid) if self._pid else {}
+
     def dead_children(self) -> list[int]:
         """Process ids of models' processes that have died while Triton goes on."""
         return processes.dead_children(self._pid) if self._pid else []

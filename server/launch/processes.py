@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -15,6 +16,22 @@ def children(pid: int) -> list[int]:
             found += map(int, (task / "children").read_text().split())
     except (FileNotFoundError, ProcessLookupError):
         return found
+    return found
+
+
+def models(pid: int) -> dict[int, str]:
+    """The python backend's processes below Triton's, with the names of their models: their first argument is the path
+    `…/NAME/1/model.py`. One that has ended has no arguments any more.
+    """
+    found: dict[int, str] = {}
+    for child in children(pid):
+        try:
+            words = (PROC / str(child) / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        path = Path(os.fsdecode(words[1])) if len(words) > 1 else Path()
+        if path.name == "model.py" and len(path.parts) > 3:
+            found[child] = path.parts[-3]
     return found
 
 

@@ -92,13 +92,17 @@ def test_a_port_in_use() -> None:
         with pytest.raises(
             StartError, match=rf"^127\.0\.0\.1:{port} cannot be used .* choose another --grpc-port"
         ):
-            checks.check_port("127.0.0.1", port, "--grpc-port")
-    checks.check_port("127.0.0.1", checks.free_port("127.0.0.1"), "--grpc-port")
+            checks.check_port("127.0.0.1", port, "grpc")
+    checks.check_port("127.0.0.1", checks.free_port("127.0.0.1"), "grpc")
+    checks.check_port("127.0.0.1", 0, "grpc")
 
 
 def test_an_address_of_another_machine() -> None:
-    with pytest.raises(StartError, match=r"^192\.0\.2\.1:\d+ cannot be used"):
-        checks.check_port("192.0.2.1", 8001, "--grpc-port")
+    for host, port in (("192.0.2.1", 8001), ("192.0.2.1", 0), ("no.such.name.invalid", 8001)):
+        with pytest.raises(
+            StartError, match=rf"^{host}:{port} cannot be used .*: choose another --http-host$"
+        ):
+            checks.check_port(host, port, "http")
 
 
 def test_the_packaged_repository_is_whole() -> None:
