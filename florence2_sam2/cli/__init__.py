@@ -1,4 +1,4 @@
-"""The command line: `florence2-sam2 segment | serve | export | cache`. Each command imports only what it needs."""
+"""The command line: `florence2-sam2 segment | serve | health | …`. Each command imports only what it needs."""
 
 from florence2_sam2.cli.main import main
 

@@ -15,6 +15,7 @@ from florence2_sam2 import __version__
 COMMANDS = {
     "segment": ("segment pictures with a running server", "florence2_sam2.cli.segment"),
     "playground": ("show a page to try a running server on", "florence2_sam2.cli.playground"),
+    "health": ("ask a running server whether it works", "florence2_sam2.cli.health"),
     "serve": ("start the embedded Triton server", "florence2_sam2.cli.serve"),
     "export": ("write a model repository from Florence-2 and SAM2 checkpoints", "florence2_sam2.cli.export"),
     "cache": ("list or remove the exports that serve keeps", "florence2_sam2.cli.cache"),

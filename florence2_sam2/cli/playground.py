@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
-from florence2_sam2.cli.segment import DEFAULT_URL, URL_VARIABLE
+from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
 from florence2_sam2.client import Segmenter, SegmenterError
 from florence2_sam2.client.connection import parse_address
 
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url",
-        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
+        default=default_url(),
         help=f"the server (default: ${URL_VARIABLE}, else {DEFAULT_URL})",
     )
     parser.add_argument(

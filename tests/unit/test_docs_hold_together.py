@@ -26,6 +26,7 @@ PICTURES = pages.DOCS / "pictures"
 COMMAND_PAGES = {
     "segment": "cli.md",
     "playground": "cli.md",
+    "health": "cli.md",
     "serve": "deployment.md",
     "export": "cli.md",
     "cache": "cli.md",

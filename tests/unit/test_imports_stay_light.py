@@ -8,6 +8,7 @@ import sys
 import pytest
 
 HEAVY = ("torch", "transformers", "onnx", "onnxscript")
+CLIENTS = ("numpy", "PIL", "tritonclient", "grpc")
 SERVERS = ("onnxruntime", "tokenizers", "cv2", "fsspec", "pytriton")
 
 IMPORT_ALL = """
@@ -32,11 +33,15 @@ print(len(imported))
         (["florence2_sam2.client", "florence2_sam2.urls"], (*HEAVY, *SERVERS, "florence2_sam2.server")),
         (["florence2_sam2.cli.export"], HEAVY + SERVERS),
         (
+            ["florence2_sam2.cli.health", "florence2_sam2.cli.health_http"],
+            (*HEAVY, *SERVERS, *CLIENTS, "florence2_sam2.server", "florence2_sam2.client"),
+        ),
+        (
             ["florence2_sam2.hub", "florence2_sam2.cache", "florence2_sam2.cli.cache"],
             (*HEAVY, "huggingface_hub"),
         ),
     ],
-    ids=["server", "client and its command", "client", "help of export", "exports kept"],
+    ids=["server", "client and its command", "client", "help of export", "health over HTTP", "exports kept"],
 )
 def test_imports(packages: list[str], blocked: tuple[str, ...]) -> None:
     code = IMPORT_ALL.format(packages=packages, blocked=blocked)
