@@ -12,8 +12,8 @@ python -m bench.load [--full FOLDER] [--url ADDRESS]     (`scripts/load` prepare
 ├── judge              from calls to figures
 └── report             tables, plots, the section of bench/RESULTS.md
 
-python -m bench.load.soak     (`scripts/soak`)
-├── mix                requests of every kind, and what each must end with; `dying` is a client that is killed
+python -m bench.load.soak [--seconds N]     (`scripts/soak`)
+├── asked, mix         requests of every kind, and what each must end with; `dying` is a client that is killed
 ├── watch              memory, descriptors, threads, shared memory of the server's processes, once a second
 └── trend              how fast a number grows
 

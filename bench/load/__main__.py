@@ -25,7 +25,7 @@ from typing import Any
 from bench.load import options as common
 from bench.load import report as own
 from bench.load.job import Job, Running
-from bench.speed import report
+from bench.speed import prepare, report
 from bench.speed.bench import Bench, Choices
 from bench.speed.recording import all_kept, recorded
 
@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in PARTS:
             print(f"{name:12}{(_part(name).__doc__ or '').splitlines()[0]}")
         return 0
-    subject = common.subject(options)
+    small = options.full is None
+    subject = prepare.small(options.model_repository) if small else prepare.full(options.full.resolve())
     output = options.output / subject.name
     running = None if options.url is None else Running(options.url, _headers(options.admin_key))
     bench = Bench(subject, output, Choices(options.quick, perf_analyzer=options.perf_analyzer))
@@ -86,6 +87,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", nargs="+", choices=PARTS, metavar="PART", help="run these parts (default: all)"
     )
     common.add(parser, "load-output")
+    parser.add_argument(
+        "--full",
+        type=Path,
+        metavar="FOLDER",
+        help="full size; folder of scripts/fullsize, made or filled if need be",
+    )
     parser.add_argument("--url", metavar="HOST:PORT", help="gRPC address of a running server; never written")
     parser.add_argument(
         "--admin-key",
@@ -102,9 +109,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-perf-analyzer", action="store_true", help="a closed loop of our own in its place"
     )
     options = parser.parse_args(arguments)
-    common.check(parser, options)
-    if options.url is not None and options.full is not None:
-        parser.error("--url: what is served there is decided already, leave out --full")
+    if options.full is not None and options.model_repository is not None:
+        parser.error("--full and --model-repository exclude each other")
+    if options.url is not None and (options.full is not None or options.model_repository is not None):
+        parser.error(
+            "--url: what is served there is decided already; leave out --full and --model-repository"
+        )
     return options
 
 

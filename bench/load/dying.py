@@ -13,6 +13,7 @@ from pathlib import Path
 from florence2_sam2.client import AsyncSegmenter
 
 CALLS = 3
+AT_ONCE = CALLS + 1  # with the stream
 LIMIT_SECONDS = 60.0
 
 

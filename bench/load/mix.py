@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import io
+import functools
+import itertools
 import json
 import random
 import urllib.error
@@ -15,57 +16,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
+from bench.load.asked import FORMATS, HEAVY, MOST_BOXES, MOST_SAM2_BOXES, PHRASES, WRONG, is_large
 from bench.load.sites import Sites
-from bench.quality.scenes import draw
 from florence2_sam2.client import AsyncSegmenter, DeadlineExceeded, Finished, InvalidRequest, Segmentation
 
-SEED = 9_000_000  # of the scenes; other benches' are others
-LIMIT_SECONDS = 120.0  # of a call
+LIMIT_SECONDS = 1800.0  # of a call; a soak that hangs is to end
 SHORT_SECONDS = 0.05  # of one whose time is not enough
-# Width and height of the pictures, and how they are saved.
-SIZES = ((320, 320), (320, 240), (240, 320), (640, 480), (64, 48), (1024, 768))
-FILES = (
-    ("JPEG", "RGB"),
-    ("JPEG", "RGB"),
-    ("JPEG", "L"),
-    ("PNG", "RGBA"),
-    ("WEBP", "RGB"),
-    ("BMP", "RGB"),
-    ("GIF", "P"),
-)
-PHRASES = ("a cup", "a red apple", "a book", "a table", "a dog", "a green leaf")
-FORMATS = ("rle", "coco", "geojson", "masks", "preview")
-# Wrong settings, and the field that the answer has to name.
-WRONG: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"area_threshold": 2.0}, "area_threshold"),
-    ({"confidence_threshold": float("nan")}, "confidence_threshold"),
-    ({"nms_threshold": -1.0}, "nms_threshold"),
-    ({"polygon_precision": float("inf")}, "polygon_precision"),
-    ({"caption": "x" * 5000}, "caption"),
-    ({"num_beams": 99}, "options.num_beams"),
-    ({"phrases": []}, "options.phrases"),
-    ({"tiles": 0}, "options.tiles"),
-    ({"caption": "a cup", "phrases": ["a cup"]}, "options"),
-)
 
 
 class Unexpected(Exception):
     """A call has ended otherwise than it must."""
-
-
-def pictures(count: int, seed: int = SEED) -> list[bytes]:
-    """Files of several sizes and formats, each of another scene."""
-    made = []
-    for number in range(count):
-        size = SIZES[number % len(SIZES)]
-        form, mode = FILES[number % len(FILES)]
-        image = Image.fromarray(draw(number, seed=seed).image).resize(size).convert(mode)
-        file = io.BytesIO()
-        image.save(file, form)
-        made.append(file.getvalue())
-    return made
 
 
 @dataclass
@@ -87,6 +47,23 @@ class Mix:
 
     async def close(self) -> None:
         await self._segmenter.close()
+
+    async def fill(self, at_once: int) -> None:
+        """Make the server take what it will ever need: the heaviest calls, that many at once. A process keeps what it
+        had at its busiest moment, and left to chance that moment may come late."""
+        large = [number for number in range(len(self._pictures)) if is_large(number)]
+        numbers = list(itertools.islice(itertools.cycle(large), at_once))
+        segmenter, files = self._segmenter, self._pictures
+        calls: list[Callable[[int], Awaitable[Any]]] = [
+            *(functools.partial(self._heavy, settings) for settings in HEAVY),
+            lambda number: segmenter.segment(self._sites.url(number), **HEAVY[0]),
+            lambda number: asyncio.to_thread(self._post, self._http_body(files[number])),
+            lambda number: self._streamed(number, **HEAVY[0]),
+            lambda number: segmenter.sam2(files[number], [[0, 0, 1000, 700]] * MOST_SAM2_BOXES),
+            lambda number: segmenter.florence2(files[number], "<OD>", num_beams=3),
+        ]
+        for call in calls:
+            await asyncio.gather(*map(call, numbers))
 
     async def one(self, random_: random.Random) -> None:
         """A call of a random kind; counted, and judged."""
@@ -132,7 +109,8 @@ class Mix:
 
     async def _sources(self, random_: random.Random) -> None:
         boxes = [
-            [random_.random() * 0.5, random_.random() * 0.5, 0.9, 0.9] for _ in range(random_.randint(1, 40))
+            [random_.random() * 0.5, random_.random() * 0.5, 0.9, 0.9]
+            for _ in range(random_.randint(1, MOST_BOXES))
         ]
         source: dict[str, Any] = random_.choice(
             [
@@ -148,7 +126,8 @@ class Mix:
         if random_.random() < 0.5:
             await self._segmenter.florence2(self._picture(random_), random_.choice(["<OD>", "<CAPTION>"]))
         else:
-            await self._segmenter.sam2(self._picture(random_), [[4, 4, 40, 40]] * random_.randint(1, 5))
+            boxes = [[4, 4, 40, 40]] * random_.randint(1, MOST_SAM2_BOXES)
+            await self._segmenter.sam2(self._picture(random_), boxes)
 
     async def _url(self, random_: random.Random) -> None:
         number = self._number(random_)
@@ -160,16 +139,11 @@ class Mix:
             self._same(number, await segmenter.segment(self._pictures[number]))
 
     async def _stream(self, random_: random.Random) -> None:
-        number, last = self._number(random_), None
-        async for event in self._segmenter.stream(self._pictures[number]):
-            last = event
-        if not isinstance(last, Finished):
-            raise Unexpected("the stream ended before its answer")
-        self._same(number, last.result)
+        number = self._number(random_)
+        self._same(number, await self._streamed(number))
 
     async def _http_call(self, random_: random.Random) -> None:
-        data = base64.b64encode(self._picture(random_)).decode()
-        status, body = await asyncio.to_thread(self._post, {"image_base64": data})
+        status, body = await asyncio.to_thread(self._post, self._http_body(self._picture(random_)))
         if status != 200 or not isinstance(json.loads(body["result"])["objects"], list):
             raise Unexpected(f"status {status}: {str(body)[:200]}")
 
@@ -218,6 +192,18 @@ class Mix:
     def _picture(self, random_: random.Random) -> bytes:
         return self._pictures[self._number(random_)]
 
+    async def _heavy(self, settings: dict[str, Any], number: int) -> None:
+        await self._segmenter.segment(self._pictures[number], **settings)
+
+    async def _streamed(self, number: int, **settings: Any) -> Segmentation:
+        """The answer at a stream's end."""
+        last = None
+        async for event in self._segmenter.stream(self._pictures[number], **settings):
+            last = event
+        if not isinstance(last, Finished):
+            raise Unexpected("the stream ended before its answer")
+        return last.result
+
     def _same(self, number: int, answer: Segmentation) -> None:
         """The same call has the same answer whatever runs beside it."""
         told = (answer.caption, [(item.label, item.box) for item in answer.objects])
@@ -232,6 +218,10 @@ class Mix:
                 raise Unexpected(f"{named} is wrong, the answer says: {error}") from None
             return
         raise Unexpected(f"a wrong {named} was taken")
+
+    @staticmethod
+    def _http_body(picture: bytes) -> dict[str, Any]:
+        return {"image_base64": base64.b64encode(picture).decode()}
 
     def _post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Status and JSON of a call over HTTP, on a connection of its own."""

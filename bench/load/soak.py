@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.arguments import positive
-from bench.load import judge, mix, options, report, trend
+from bench.load import asked, dying, judge, mix, options, report, trend
 from bench.load.job import FIRST
 from bench.load.loops import closed_loop
 from bench.load.sites import Sites
 from bench.load.watch import Look, Watch
 from bench.load.wire import Requests, Wire
-from bench.speed import machine
+from bench.speed import machine, prepare
 from bench.speed.bench import Bench, Choices
 from bench.speed.recording import recorded
 from bench.speed.report import terminal
@@ -66,7 +66,7 @@ class Plan:
 
 def soak(bench: Bench, plan: Plan) -> Result:
     """Load a server of its own for `plan.seconds`."""
-    files = mix.pictures(24 if plan.quick else PICTURES)
+    files = asked.pictures(24 if plan.quick else PICTURES)
     with Sites(0, files) as sites, tempfile.TemporaryDirectory() as folder:
         server = bench.server(url_allow=sites.allowed, memory_bytes=MEMORY_BYTES)
         callers = plan.callers or asyncio.run(_knee(bench, server.grpc_address))
@@ -97,6 +97,8 @@ async def _load(calls: mix.Mix, plan: Plan, callers: int, address: str, picture:
     """Let callers call until the time is over; how many clients were killed meanwhile."""
     loop = asyncio.get_running_loop()
     end = loop.time() + plan.seconds
+    if not plan.quick:
+        await calls.fill(callers + dying.AT_ONCE)
 
     async def caller(number: int) -> None:
         random_ = random.Random(1000 * plan.seed + number)
@@ -113,9 +115,9 @@ async def _load(calls: mix.Mix, plan: Plan, callers: int, address: str, picture:
             await _kill_a_client(address, picture, random_.uniform(0, 0.5))
         raise AssertionError("counting does not end")
 
-    dying = asyncio.create_task(killer())
+    deadly = asyncio.create_task(killer())
     await asyncio.gather(*(caller(number) for number in range(callers)))
-    deaths = await dying
+    deaths = await deadly
     await calls.close()
     return deaths
 
@@ -123,7 +125,7 @@ async def _load(calls: mix.Mix, plan: Plan, callers: int, address: str, picture:
 async def _kill_a_client(address: str, picture: Path, after: float) -> None:
     """Start a client, and kill it that many seconds after it has sent its calls."""
     client = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.load.dying", address, str(picture)),
+        *(sys.executable, "-m", dying.__name__, address, str(picture)),
         stdout=asyncio.subprocess.PIPE,
         cwd=machine.ROOT,
         env={**os.environ, "PYTHONPATH": str(machine.ROOT)},
@@ -201,7 +203,7 @@ def result_of(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _options(arguments)
-    subject = options.subject(chosen)
+    subject = prepare.small(chosen.model_repository)
     output = chosen.output / subject.name
     plan = Plan(
         chosen.seconds or (QUICK_SECONDS if chosen.quick else SECONDS),
@@ -221,7 +223,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if ran.error:
         return 2
     if not (chosen.no_results or plan.quick):
-        report.write("soak", chosen.results, subject, [ran])
+        if plan.seconds < SECONDS or chosen.model_repository:
+            print(
+                f"{chosen.results} stays as it is: it has {SECONDS} s of the packaged models", file=sys.stderr
+            )
+        else:
+            report.write("soak", chosen.results, subject, [ran])
     return int(any(row.met is False for row in ran.result.rows))
 
 
@@ -237,9 +244,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=SEED, help="of what is asked (default: %(default)s)")
     options.add(parser, "soak-output")
-    chosen = parser.parse_args(arguments)
-    options.check(parser, chosen)
-    return chosen
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

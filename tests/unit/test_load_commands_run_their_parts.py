@@ -107,7 +107,7 @@ def test_the_parts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("wrong", "said"),
     [
         (["--only", "everything"], "invalid choice: 'everything'"),
-        (["--full", "x", "--url", "y"], "leave out --full"),
+        (["--model-repository", "x", "--url", "y"], "leave out --full"),
         (["--full", "x", "--model-repository", "y"], "exclude each other"),
     ],
 )
@@ -131,6 +131,19 @@ def test_the_soak_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(soak, "soak", run)
     given = ["--quick", "--seconds", "9", "--callers", "3", "--seed", "5", "--output", str(tmp_path)]
     assert [soak.main(given) for _ in range(3)] == [0, 1, 2]
+
+
+def test_only_a_whole_soak_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Result([Row("growth", 0.5, "MB/min", 1.0, True)])
+    monkeypatch.setattr(soak, "soak", lambda bench, plan: rows)
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Results\n")
+    given = ["--output", str(tmp_path), "--results", str(results)]
+    for more in (["--quick"], ["--no-results"], ["--seconds", "299"], ["--model-repository", "x"]):
+        assert soak.main([*given, *more]) == 0
+        assert results.read_text() == "# Results\n"
+    assert soak.main(given) == 0
+    assert "## Soak: Small checkpoints" in results.read_text()
 
 
 def test_a_server_of_somebody_elses_is_not_asked_to_fetch(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.load import mix, soak, trend, watch
+from bench.load import asked, mix, soak, trend, watch
 from bench.load.watch import Look
 from bench.speed.results import Result
 
@@ -159,9 +159,10 @@ def test_a_soak_judges_after_a_minute_and_a_quick_one_after_a_third() -> None:
 
 def test_the_mix_has_every_kind_and_its_pictures_every_format() -> None:
     assert sum(mix.KINDS.values()) == 100
+    assert len({str(heavy) for heavy in asked.HEAVY}) == 3
     assert {name for name in vars(mix.Mix) if name.startswith("_")} >= {kind.__name__ for kind in mix.KINDS}
-    files = mix.pictures(42)
+    files = asked.pictures(42)
     assert len(set(files)) == 42
     starts = {file[:2] for file in files}
     assert starts == {b"\xff\xd8", b"\x89P", b"RI", b"BM", b"GI"}
-    assert mix.pictures(3) == files[:3]
+    assert asked.pictures(3) == files[:3]
