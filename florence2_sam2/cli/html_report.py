@@ -54,8 +54,8 @@ def write_report(
     """Write the file.
 
     Args:
-        answers: pictures' paths or URLs and what was found. A picture that is read here no longer, or was fetched by
-            the server, has no thumbnail.
+        answers: pictures' paths or URLs and what was found. A picture that is read here no longer, or was given as a
+            URL, has no thumbnail.
         failures: pictures and why they failed.
 
     Raises:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 from florence2_sam2.cli import sources
+from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
 from florence2_sam2.cli.results_file import ResultsError, form_of
 from florence2_sam2.cli.segment_files import wrong_usage
 from florence2_sam2.cli.segment_run import results_of, segment
-from florence2_sam2.client import Segmenter, Settings
+from florence2_sam2.client import Segmenter, Settings, UrlRules
 from florence2_sam2.client.many import CONCURRENCY
-
-URL_VARIABLE = "FLORENCE2_SAM2_URL"
-DEFAULT_URL = "grpc://localhost:8001"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url",
-        default=os.environ.get(URL_VARIABLE, DEFAULT_URL),
+        default=default_url(),
         help=f"the server (default: ${URL_VARIABLE}, else {DEFAULT_URL})",
     )
     parser.add_argument(
@@ -50,6 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=CONCURRENCY,
         metavar="N",
         help="pictures at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fetch-here", action="store_true", help="fetch pictures' URLs on this machine, not on the server's"
+    )
+    parser.add_argument(
+        "--url-allow",
+        type=_rules,
+        metavar="HOST:PORT,…",
+        help="with --fetch-here: hosts to fetch from although private or on another port",
     )
 
     found = parser.add_argument_group("what to look for (default: whatever Florence-2's own caption names)")
@@ -129,7 +135,12 @@ def run(arguments: argparse.Namespace) -> int:
     if usage:
         return _complain(usage, code=2)
     try:
-        segmenter = Segmenter(arguments.url, timeout=arguments.timeout)
+        segmenter = Segmenter(
+            arguments.url,
+            timeout=arguments.timeout,
+            fetch="client" if arguments.fetch_here else "server",
+            url_rules=arguments.url_allow,
+        )
     except ValueError as error:
         return _complain(f"--url: {error}", code=2)
     settings = _settings(arguments)
@@ -166,6 +177,13 @@ def _boxes(text: str) -> list[list[float]]:
         return [[float(x1), float(y1), float(x2), float(y2)] for x1, y1, x2, y2 in boxes]
     except (ValueError, TypeError):
         raise argparse.ArgumentTypeError("[[x1, y1, x2, y2], …] is wanted") from None
+
+
+def _rules(text: str) -> UrlRules:
+    try:
+        return UrlRules(allow=[pair.strip() for pair in text.split(",") if pair.strip()])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("allow: ")) from None
 
 
 def _phrases(text: str) -> list[str]:

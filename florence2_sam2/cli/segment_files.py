@@ -65,6 +65,8 @@ def wrong_usage(arguments: argparse.Namespace, pictures: Sequence[str]) -> str |
         return "--timeout: more than 0 seconds are needed"
     if arguments.invert_mask and not arguments.mask:
         return "--invert-mask: it goes with --mask"
+    if arguments.url_allow is not None and not arguments.fetch_here:
+        return "--url-allow: it goes with --fetch-here; what the server may fetch is its own setting"
     if arguments.concurrency < 1:
         return "--concurrency: at least 1 is needed"
     many = _wrong_results(arguments)
@@ -100,8 +102,8 @@ def wrong_usage(arguments: argparse.Namespace, pictures: Sequence[str]) -> str |
             if Path(template).suffix.lower() not in Image.registered_extensions():
                 return f"--overlay {template}: FILE must end in a picture's ending, like .png or .jpg"
             urls = [picture for picture in pictures if picture.startswith(REMOTE)]
-            if urls:
-                return f"--overlay: {short(urls[0])} is fetched by the server only; download it to draw on it"
+            if urls and not arguments.fetch_here:
+                return f"--overlay: {short(urls[0])} is fetched by the server only; to draw on it, use --fetch-here"
     return None
 
 
