@@ -84,6 +84,23 @@ class Finished:
 Event: TypeAlias = Started | CaptionText | CaptionWritten | BoxesFound | MasksMade | ObjectDone | Finished
 
 
+_ORDER = (Started, CaptionText, CaptionWritten, BoxesFound, MasksMade, ObjectDone, Finished)
+
+
+def place(event: Event) -> tuple[int, int]:
+    """Where it stands among the events of a call: which kind, and how far within it."""
+    match event:
+        case CaptionText():
+            far = len(event.text)
+        case MasksMade():
+            far = event.done
+        case ObjectDone():
+            far = event.index
+        case _:
+            far = 0
+    return _ORDER.index(type(event)), far
+
+
 def wanted_outputs(settings: request.Settings) -> list[InferRequestedOutput]:
     """What is asked of the model."""
     names = ["event", "mask_png"] if settings.get("output_mask") else ["event"]

@@ -40,7 +40,8 @@ class Way:
 def blocking(
     call: events.Call, way: Way, limit: float | None, closed: threading.Event
 ) -> Generator[events.Event, None, None]:
-    """The events of a call. Leaving early cancels it at the server. It is tried again as long as nothing was told.
+    """The events of a call. Leaving early cancels it at the server. One that breaks is made again, and its events go on
+    where they were.
 
     Args:
         limit: seconds.
@@ -49,19 +50,19 @@ def blocking(
     Raises:
         SegmenterError: as `errors` says.
     """
-    trying, told = Attempts(way.link, call.encoded.left(limit)), False
+    trying, told = Attempts(way.link, call.encoded.left(limit)), _Told()
     while True:
         try:
             with contextlib.closing(_blocking_once(call, way, limit, trying.left())) as attempt:
-                for event in attempt:
-                    told = True
+                for event in filter(told.is_news, attempt):
                     trying.succeeded()
                     yield event
             return
         except errors.SegmenterError as error:
-            pause = None if told else trying.pause(error)
+            pause = trying.pause(error)
             if pause is None:
                 raise
+        told.from_the_beginning()
         if closed.wait(pause):
             raise errors.RequestCancelled("the client has been closed")
 
@@ -98,19 +99,20 @@ async def awaited(
     call: events.Call, client: Any, way: Way, limit: float | None
 ) -> AsyncGenerator[events.Event, None]:
     """As `blocking`, of an open InferenceServerClient of tritonclient.grpc.aio."""
-    trying, told = Attempts(way.link, call.encoded.left(limit)), False
+    trying, told = Attempts(way.link, call.encoded.left(limit)), _Told()
     while True:
         try:
             async with contextlib.aclosing(_awaited_once(call, client, way, limit, trying.left())) as attempt:
                 async for event in attempt:
-                    told = True
-                    trying.succeeded()
-                    yield event
+                    if told.is_news(event):
+                        trying.succeeded()
+                        yield event
             return
         except errors.SegmenterError as error:
-            pause = None if told else trying.pause(error)
+            pause = trying.pause(error)
             if pause is None:
                 raise
+        told.from_the_beginning()
         await asyncio.sleep(pause)
 
 
@@ -138,6 +140,25 @@ async def _awaited_once(
     if last is None:
         raise errors.ServerError(f"{way.address} ended the stream before the answer", "UNKNOWN")
     yield last
+
+
+class _Told:
+    """How far a call has been told. When it is made again, what has been told already is no news."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int] | None = None
+        self._behind: tuple[int, int] | None = None
+
+    def from_the_beginning(self) -> None:
+        """The same events come again."""
+        self._behind = self._last
+
+    def is_news(self, event: events.Event) -> bool:
+        place = events.place(event)
+        if self._behind is not None and place <= self._behind:
+            return False
+        self._last, self._behind = place, None
+        return True
 
 
 class _Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +66,7 @@ class Refusal(Exception):
 
 
 Reply = Callable[[messages.ModelInferRequest], tuple[dict[str, Any], bytes]]
+Tell = Callable[[messages.ModelInferRequest], Iterable[dict[str, Any]]]
 
 
 def answer(_: messages.ModelInferRequest) -> tuple[dict[str, Any], bytes]:
@@ -73,10 +74,13 @@ def answer(_: messages.ModelInferRequest) -> tuple[dict[str, Any], bytes]:
 
 
 class Peer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """`reply` decides each answer; `received` keeps the requests; `ready` is what the health calls say."""
+    """`reply` decides each answer, `tell` the events of each stream; `received` keeps the requests; `ready` is what the
+    health calls say.
+    """
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
+        self.tell: Tell = lambda _: ()
         self.ready = True
         self.received: list[messages.ModelInferRequest] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -102,6 +106,21 @@ class Peer(service_pb2_grpc.GRPCInferenceServiceServicer):
             value = values[wanted.name]
             response.raw_output_contents.append(struct.pack("<I", len(value)) + value)
         return response
+
+    def ModelStreamInfer(
+        self, requests: Iterator[messages.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[messages.ModelStreamInferResponse]:
+        for request in requests:
+            self.received.append(request)
+            try:
+                for event in self.tell(request):
+                    value = json.dumps(event).encode()
+                    response = messages.ModelInferResponse(model_name="segment_stream")
+                    response.outputs.add(name="event", datatype="BYTES", shape=[1])
+                    response.raw_output_contents.append(struct.pack("<I", len(value)) + value)
+                    yield messages.ModelStreamInferResponse(infer_response=response)
+            except Refusal as refusal:
+                context.abort(refusal.code, str(refusal))
 
     def inputs(self, index: int = -1) -> dict[str, tuple[str, list[int], bytes]]:
         """The inputs of a received request: name → (datatype, shape, value without the length of a BYTES value)."""

@@ -184,6 +184,64 @@ def test_a_part_that_has_died_is_waited_for() -> None:
     assert "segment_0_0" not in caught.value.message
 
 
+SIZE = {"event": "started", "image": {"width": 12, "height": 8}}
+TEXTS = [{"event": "text", "text": text} for text in ("The", "The im", "The image", "The image shows")]
+CAPTION = {"event": "caption", "caption": ANSWER["caption"], "caption_source": "florence2"}
+MASKS = [{"event": "masks", "done": done, "of": 64} for done in (32, 64)]
+OBJECTS = [{"event": "object", "index": index, "object": ANSWER["objects"][0]} for index in range(3)]
+WHOLE = [SIZE, *TEXTS, CAPTION, {"event": "boxes", "boxes": []}, *MASKS, *OBJECTS]
+
+
+def breaking(*after: int) -> Any:
+    """Streams that break after so many events; those that follow are whole."""
+    breaks = iter(after)
+
+    def tell(_: Any) -> Iterator[dict[str, Any]]:
+        count = next(breaks, None)
+        if count is None:
+            yield from [*WHOLE, {"event": "result", "result": ANSWER}]
+        else:
+            yield from WHOLE[:count]
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    return tell
+
+
+def told(address: str, awaited: bool, **options: Any) -> list[Any]:
+    if not awaited:
+        with Segmenter(address, **options) as client:
+            return list(client.stream(b"picture"))
+
+    async def ask() -> list[Any]:
+        async with AsyncSegmenter(address, **options) as client:
+            return [event async for event in client.stream(b"picture")]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("after", [(0,), (1,), (3,), (8,), (10,), (12,), (3, 0), (8, 3)])
+def test_a_stream_goes_on_where_it_was(after: tuple[int, ...], awaited: bool) -> None:
+    with serving() as peer:
+        peer.tell = breaking()
+        undisturbed = told(peer.address, awaited)
+        assert len(undisturbed) == len(WHOLE) + 1
+        peer.tell = breaking(*after)
+        assert told(peer.address, awaited) == undisturbed
+        assert len(peer.received) == 1 + len(after) + 1
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_stream_is_not_made_again_for_ever(awaited: bool) -> None:
+    with serving() as peer:
+        for retries in (0, 2):
+            peer.received.clear()
+            peer.tell = breaking(3, 3, 3, 3)
+            with pytest.raises(CannotConnect):
+                told(peer.address, awaited, retries=retries)
+            assert len(peer.received) == 1 + retries
+
+
 @pytest.mark.parametrize(
     ("code", "message", "kind", "mark"),
     [
