@@ -97,20 +97,21 @@ class Memory:
             shared.task = asyncio.ensure_future(self._do(place, shared, work, size))
         else:
             self.counts.joined += 1
-        assert shared.task is not None
+        task = shared.task
+        assert task is not None
         shared.callers += 1
         if heard is not None:
             shared.listeners.append(heard)
         try:
-            result: T = await asyncio.shield(shared.task)
+            result: T = await asyncio.shield(task)
             return result
         finally:
             shared.callers -= 1
             if heard is not None:
                 shared.listeners.remove(heard)
-            if not shared.callers and not shared.task.done():
+            if not shared.callers and not task.done():
                 self._under_way.pop(place, None)  # who comes now must not wait for what is being given up
-                shared.task.cancel()
+                task.cancel()
 
     async def _do(
         self,
@@ -124,6 +125,7 @@ class Memory:
         finally:
             if self._under_way.get(place) is shared:
                 del self._under_way[place]
+            shared.task = None  # of work that failed, it would hold this frame, which holds it, and the picture
         self.keep(place[0], result, size(result))
         return result
 

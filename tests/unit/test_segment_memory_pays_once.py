@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -197,3 +199,34 @@ def test_it_keeps_the_latest_within_its_bytes(limit: int, calls: list[tuple[int,
             assert memory.bytes == sum(expected.values()) <= limit
 
     run(scenario)
+
+
+class Large:
+    """What nobody wants to keep by mistake."""
+
+
+def test_work_that_fails_holds_nothing_once_its_error_is_dealt_with() -> None:
+    """Not even until garbage is collected, which may be long after a picture of a hundred megabytes."""
+
+    async def fail(memory: Memory) -> weakref.ref[Large]:
+        large = Large()
+
+        async def work(_: Tell) -> None:
+            raise ValueError(large)
+
+        try:
+            await memory.recall("key", work, lambda _: 1)
+        except ValueError as error:
+            error.__traceback__ = None
+        return weakref.ref(large)
+
+    async def gone() -> bool:
+        reference = await fail(Memory(1000))
+        await asyncio.sleep(0)  # the loop drops what it has called
+        return reference() is None
+
+    gc.disable()
+    try:
+        assert asyncio.run(gone())
+    finally:
+        gc.enable()
