@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,13 @@ from numpy.typing import NDArray
 
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.segment import http
+from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.triton import bls, lines, tensors
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest
+
+_settings = functools.cache(Settings.from_environment)
 
 
 async def ask_segment(
@@ -32,7 +36,7 @@ async def ask_segment(
     elif encoded is not None:
         raise InvalidRequest("image", "image and image_base64 were given, one of them is needed")
     if encoded is not None:
-        inputs["image"] = tensors.bytes_array([http.decode_base64(encoded)])
+        inputs["image"] = tensors.bytes_array([http.decode_base64(encoded, _settings().max_image_bytes)])
     elif "image" in given:
         inputs["image"] = given["image"]
     try:

@@ -51,13 +51,18 @@ def check_sources(given: Collection[str]) -> None:
         )
 
 
-def decode_base64(encoded: bytes) -> bytes:
+def decode_base64(encoded: bytes, limit: int) -> bytes:
     """Standard base64, with or without line breaks.
 
     Raises:
-        InvalidRequest: it is no base64.
+        InvalidRequest: it is no base64, or stands for more than `limit` bytes, which is known before they are made.
     """
+    text = b"".join(encoded.split())
+    if len(text) * 3 // 4 - text[-2:].count(b"=") > limit:
+        raise InvalidRequest(
+            "image_base64", f"it stands for more than the {limit} bytes that this server takes"
+        )
     try:
-        return base64.b64decode(b"".join(encoded.split()), validate=True)
+        return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise InvalidRequest("image_base64", f"this is no base64 ({error})") from None

@@ -44,7 +44,15 @@ def test_one_picture() -> None:
 
 def test_base64_with_line_breaks() -> None:
     data = bytes(range(256))
-    assert decode_base64(base64.encodebytes(data)) == data
+    assert decode_base64(base64.encodebytes(data), 256) == data
     for wrong in (b"a", b"data:image/png;base64,AAAA", b"-_-_"):
         with pytest.raises(InvalidRequest, match="image_base64: this is no base64"):
-            decode_base64(wrong)
+            decode_base64(wrong, 256)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 255, 256, 257])
+def test_the_byte_limit_is_that_of_what_base64_stands_for(size: int) -> None:
+    encoded = base64.encodebytes(bytes(size))
+    assert len(decode_base64(encoded, size)) == size
+    with pytest.raises(InvalidRequest, match=f"image_base64: it stands for more than the {size - 1} bytes"):
+        decode_base64(encoded, size - 1)
