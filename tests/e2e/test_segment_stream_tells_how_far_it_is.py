@@ -206,6 +206,15 @@ def test_over_http(client: Segmenter, server: EmbeddedServer) -> None:
     assert Segmentation.from_json(told[-1]["result"]).objects == plain.objects
 
 
+def test_over_http_a_mask_is_a_url_and_every_line_is_text(client: Segmenter, server: EmbeddedServer) -> None:
+    picture = base64.b64encode(PICTURE.read_bytes()).decode()
+    last = sse(server, {"image_base64": picture, "output_mask": True})[-1]
+    assert last["mask_png"] == ""
+    result = Segmentation.from_json(json.loads(last["event"])["result"])
+    assert result.mask_png
+    assert result.mask_png == client.segment(PICTURE, output_mask=True).mask_png
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
