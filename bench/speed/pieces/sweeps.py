@@ -144,7 +144,7 @@ def _sweep(
         times, stages = [], []
         for number in range(1 + bench.times(2, 1, 1)):
             seconds, answer = ask(value, pictures.picture(FIRST + number, *size(value)))
-            if any(warning.startswith("text: cut") for warning in answer.warnings):
+            if any(warning.startswith("caption: cut") for warning in answer.warnings):
                 return points
             if number:  # the first one warms up
                 times.append(seconds)
