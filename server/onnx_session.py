@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,8 @@ TENSORRT = "TensorrtExecutionProvider"
 
 THREADS_VARIABLE = "FLORENCE2_SAM2_THREADS"
 PROVIDERS_VARIABLE = "FLORENCE2_SAM2_PROVIDERS"
+# "quota period" in microseconds, or "max period": what Kubernetes makes of a limit on CPUs.
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 # A graph this small runs for a millisecond or so per call, and waking a second thread costs more than it saves: with
@@ -32,7 +35,17 @@ def threads(path: Path) -> int:
     chosen = int(os.environ.get(THREADS_VARIABLE, 0))
     if chosen:
         return chosen
-    return 1 if is_small(path) else len(os.sched_getaffinity(0))
+    return 1 if is_small(path) else cores()
+
+
+def cores(quota: Path = CPU_QUOTA) -> int:
+    """Cores that this process may use: those it may run on, and no more than the share that its container has."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        share, period = quota.read_text().split()
+        return allowed if share == "max" else max(1, min(allowed, math.ceil(int(share) / int(period))))
+    except (OSError, ValueError):  # no container, or none with cgroups of version 2
+        return allowed
 
 
 def is_small(path: Path) -> bool:

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )
     print(server.pid, flush=True)
     try:
@@ -104,7 +104,7 @@ def _wait_for_end(server: subprocess.Popen[bytes], seconds: float) -> None:
             end = min(end, time.monotonic() + ORPHAN_SECONDS)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Should the guard itself be killed, Triton gets a SIGTERM from the kernel."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
