@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from florence2_sam2.server.launch import checks, guard, probe
+from florence2_sam2.server.launch import checks, guard, probe, processes
 from florence2_sam2.server.launch.command import (
     ADMIN_HEADER,
     EXIT_TIMEOUT_SECONDS,
@@ -148,10 +148,9 @@ class EmbeddedServer:
             check_tls(self._tls)
         for name, (host, port) in self._endpoints.items():
             checks.check_port(host, port, name)
-        self._addresses = Addresses(
-            *(host for host, _ in self._endpoints.values()),
-            *(port or checks.free_port(host) for host, port in self._endpoints.values()),
-        )
+        grpc, http, metrics = self._endpoints.values()
+        ports = [port or checks.free_port(host) for host, port in (grpc, http, metrics)]
+        self._addresses = Addresses(grpc[0], http[0], metrics[0], *ports)
         self._launch()
 
     def restart(self) -> None:
@@ -190,12 +189,10 @@ class EmbeddedServer:
             StartError: Triton has ended, or one of its models' processes has: Triton itself goes on then,
                 says READY, and answers that model's requests with errors.
         """
-        dead = self._check_running().dead_children()
-        if dead:
-            model = self._names.get(dead[0], "a model")
-            raise StartError(
-                f"the process of {model} has died (pid {dead[0]}); Triton's log: {self.log_path}"
-            )
+        self._check_running()
+        for pid in processes.dead(self._names):
+            model = self._names[pid]
+            raise StartError(f"the process of {model} has died (pid {pid}); Triton's log: {self.log_path}")
 
     def health(self) -> Health:
         """What the models say of themselves that answer calls, without any work.
@@ -282,7 +279,7 @@ class EmbeddedServer:
             tls=self._tls,
         )
         self._plan = guard.Plan(command, str(log), str(self._folder), prefix, EXIT_TIMEOUT_SECONDS + 5)
-        self._ready = False
+        self._ready, self._names = False, {}
         self._process = GuardedProcess(self._plan, self._environment)
         self._process.wait_started()
 

@@ -52,10 +52,6 @@ class GuardedProcess:
         """Process ids of the models' processes, with the models' names."""
         return processes.models(self._pid) if self._pid else {}
 
-    def dead_children(self) -> list[int]:
-        """Process ids of models' processes that have died while Triton goes on."""
-        return processes.dead_children(self._pid) if self._pid else []
-
     def request_stop(self) -> None:
         """Begin to stop and return at once; a second request ends it without waiting for what is in flight."""
         assert self._guard.stdin is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -35,9 +36,11 @@ def models(pid: int) -> dict[int, str]:
     return found
 
 
-def dead_children(pid: int) -> list[int]:
-    """Children of `pid` that have ended and were not waited for (state Z or X)."""
-    return [child for child in children(pid) if _state(child) in ("Z", "X")]
+def dead(pids: Iterable[int]) -> list[int]:
+    """Those that have ended, whether or not somebody has waited for them. (To look for them among the children of
+    Triton takes long: it has hundreds of threads, and each may have some.)
+    """
+    return [pid for pid in pids if _state(pid) in ("Z", "X")]
 
 
 def _state(pid: int) -> str:

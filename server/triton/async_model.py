@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from florence2_sam2.server.errors import Cancelled
+from florence2_sam2.server.errors import CODES, Cancelled
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.triton import bls, failures, health, lines
 from florence2_sam2.server.triton.health import State
@@ -37,6 +37,9 @@ T = TypeVar("T")
 WATCH_SECONDS = 0.1
 # How often at most Triton is asked for it: each answer takes 0.05 to 0.15 ms, a sixth of a small decoder's step.
 ASK_SECONDS = 0.01
+# So much time of the processor is progress too: one step of one large request may take minutes. (What a process spends
+# on nothing is a hundredth of that in `hung_seconds`.)
+BUSY_SECONDS = 5.0
 # How long `finalize` waits for requests in flight: below Triton's own limit for unloading, see
 # `--exit-timeout-secs`.
 DRAIN_SECONDS = 25.0
@@ -157,6 +160,9 @@ class AsyncModel:
         self._health_tasks: set[asyncio.Task[None]] = set()
         self._answered = self._worked = 0
         self.metrics = Metrics()
+        for code in CODES:
+            self.metrics.add("requests_total", 0, model=self.name, code=code)
+        self._began = time.monotonic()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(
             concurrent.futures.ThreadPoolExecutor(CALL_THREADS, f"{self.name}-calls")
@@ -196,7 +202,10 @@ class AsyncModel:
             "in_flight": len(self._tasks),
             "waiting": 0,
             "answered": self._answered,
-            "progress": self._answered + self._worked + bls.calls.answers,
+            "progress": self._answered
+            + self._worked
+            + bls.calls.answers
+            + int(time.process_time() / BUSY_SECONDS),
             "waits_for": bls.calls.waits_for(),
             "decoder_still": 0.0,
         }
@@ -281,6 +290,7 @@ class AsyncModel:
         published = Published(self.metrics)
         while True:
             self.metrics.set("requests_in_flight", len(self._tasks), model=self.name)
+            self.metrics.set("uptime_seconds", round(time.monotonic() - self._began, 1), model=self.name)
             self.measure()
             await self.loop.run_in_executor(None, published.update)
             await asyncio.sleep(SECONDS)

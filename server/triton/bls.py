@@ -114,7 +114,8 @@ def _begin(
         # Where a GPU has computed the answer, Triton would leave it there, which `as_numpy` cannot read.
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
     )
-    return asyncio.ensure_future(request.async_exec())
+    running: asyncio.Future[InferenceResponse] = asyncio.ensure_future(request.async_exec())
+    return running
 
 
 async def _answer(

@@ -29,9 +29,9 @@ class State(TypedDict):
 
     `in_flight`: requests that it works on or keeps waiting; `waiting`: of these, those that wait for a place;
     `answered`: requests that it has answered since its start, well or not. `progress` grows whenever a request moves
-    on, by an answer of another model or by a token. `waits_for`: the models that calls of this process wait for, and
-    for how many seconds each has answered none of them. `decoder_still`: for how many seconds a text has been under way
-    and no token has come.
+    on, by an answer of another model, a token, or computing. `waits_for`: the models that calls of this process wait
+    for, and for how many seconds each has answered none of them. `decoder_still`: for how many seconds a text has been
+    under way and no token has come.
     """
 
     healthy: bool

@@ -169,9 +169,9 @@ def test_a_process_that_has_ended_is_noticed() -> None:
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert child in processes.children(os.getpid())
-    assert child in processes.dead_children(os.getpid())
+    assert processes.dead([child, os.getpid()]) == [child]
     os.waitpid(child, 0)
-    assert child not in processes.dead_children(os.getpid())
+    assert processes.dead([child, os.getpid()]) == [child], "also when its parent has waited for it"
 
 
 def test_a_models_process_is_known_by_its_first_argument(tmp_path: Path) -> None:
