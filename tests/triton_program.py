@@ -20,17 +20,17 @@ sys.exit(7)
 """
 
 
-def real(folder: Path) -> Path:
-    """Write it into `folder`, and answer with the folder to put on PATH."""
+def real(folder: Path, seen: Path | None = None) -> Path:
+    """Write it into `folder`, and answer with the folder for PATH. `seen`: where `folder` will be when it runs."""
     wheel = find_wheel()
     libraries = ":".join(str(path) for path in (wheel.libraries, find_libpython()) if path)
     text = PROGRAM.format(
         libraries=shlex.quote(libraries),
         binary=shlex.quote(str(wheel.binary)),
-        backends=shlex.quote(str(assemble_backends(wheel, folder))),
+        backends=shlex.quote(str((seen or folder) / assemble_backends(wheel, folder).relative_to(folder))),
         caches=shlex.quote(str(wheel.caches)),
     )
-    return _program(folder, text)
+    return (seen or folder) / _program(folder, text).relative_to(folder)
 
 
 def recording(folder: Path, python: str) -> Path:

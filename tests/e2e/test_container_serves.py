@@ -40,25 +40,56 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+# As the chart's pod: the first process of its own, no capabilities, nothing to write to but /tmp and /dev/shm.
+CONFINED = """set -e
+mount --make-rprivate /
+mount -t tmpfs -o mode=1777,size=1g tmpfs /dev/shm
+mount --bind "$1" /mnt
+mount -t tmpfs -o mode=1777,size=1g tmpfs /tmp
+mount -o remount,bind,ro /
+shift
+cd /tmp
+exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all "$@"
+"""
+CONFINING = [
+    "unshare",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    CONFINED,
+    "sh",
+]
+
+
+def may_confine() -> bool:
+    """Whether this user may, and nothing that is needed lies in /tmp."""
+    hidden = any(Path(path).resolve().is_relative_to("/tmp") for path in (sys.prefix, __file__))
+    return (
+        not hidden
+        and not subprocess.run([*CONFINING, "/usr", "true"], capture_output=True, check=False).returncode
+    )
+
+
 class Container:
     """`python3 -m florence2_sam2.server.container`, ready."""
 
-    def __init__(self, folder: Path) -> None:
-        programs = triton_program.real(folder)
+    def __init__(self, folder: Path, confined: bool = False) -> None:
+        self._seen = Path("/mnt") if confined else folder
+        programs = triton_program.real(folder, self._seen)
         key = folder / "key"
         key.write_text(KEY + "\n", encoding="utf-8")
         self.grpc, self.http, self.metrics = free_ports(3)
         self.output = folder / "output"
         command = [
-            *(
-                sys.executable,
-                "-m",
-                "florence2_sam2.server.container",
-                "--repository=demo",
-                "--model-config=embedded",
-            ),
+            *([*CONFINING, str(folder)] if confined else []),
+            *(sys.executable, "-m", "florence2_sam2.server.container"),
+            *("--repository=demo", "--model-config=embedded", "--host=127.0.0.1"),
             *(f"--grpc-port={self.grpc}", f"--http-port={self.http}", f"--metrics-port={self.metrics}"),
-            *("--host=127.0.0.1", "--grpc-connection-seconds=300", f"--admin-key-file={key}"),
+            *("--grpc-connection-seconds=300", f"--admin-key-file={self._seen / 'key'}"),
             *("--", "--log-warning=true"),
         ]
         environ = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
@@ -66,12 +97,11 @@ class Container:
             self.process = subprocess.Popen(
                 command, env={**environ, "FLORENCE2_SAM2_MAX_CAPTION_BYTES": "100"}, stdout=file, stderr=file
             )
-        assert until(lambda: "ready after" in self.text() or self.process.poll() is not None, 120), (
-            self.text()
-        )
-        assert self.process.poll() is None, self.text()
+        until(lambda: "ready after" in self.text() or self.process.poll() is not None, 120)
         self.below = descendants(self.process.pid)
-        assert len(self.below) > 5, self.text()
+        if self.process.poll() is not None or len(self.below) < 5:
+            self.end()
+            pytest.fail(f"it does not become ready: {self.text()}")
 
     def text(self) -> str:
         return self.output.read_text("utf-8", "replace")
@@ -97,9 +127,9 @@ class Container:
             for line in self.below.values()
             for part in line.split()
         ]
-        (prefix,) = {name for name in names if name}
-        assert prefix.startswith(PREFIX)
-        return list(Path("/dev/shm").glob(f"{prefix}*"))
+        prefixes = {name for name in names if name}
+        assert all(prefix.startswith(PREFIX) for prefix in prefixes)
+        return [path for prefix in prefixes for path in Path("/dev/shm").glob(f"{prefix}*")]
 
     def nothing_runs(self) -> bool:
         return not any(alive(pid) for pid in self.below)
@@ -177,3 +207,28 @@ def test_it_ends_when_a_models_process_has_died(container: Container) -> None:
     )
     assert not container.regions()
     assert container.nothing_runs()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not may_confine(), reason="may not make namespaces, or /tmp has what is needed")
+def test_it_needs_nothing_that_a_pod_does_not_have(tmp_path: Path) -> None:
+    container = Container(tmp_path, confined=True)
+    try:
+        done = container.python(
+            "florence2_sam2", "health", "--deep", "--url", f"http://127.0.0.1:{container.http}"
+        )
+        assert done.returncode == 0, done.stderr + container.text()
+        (first,) = [pid for pid in container.below if _number_within(pid) == 1]
+        assert "CapEff:\t0000000000000000" in Path(f"/proc/{first}/status").read_text()
+        os.kill(first, signal.SIGTERM)
+        assert container.process.wait(70) == 0
+        assert container.said()[-1] == "florence2-sam2: stopped"
+        assert "Read-only file system" not in container.text()
+    finally:
+        container.end()
+
+
+def _number_within(pid: int) -> int:
+    """A process's id in its own namespace."""
+    (row,) = [row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("NSpid:")]
+    return int(row.split()[-1])
