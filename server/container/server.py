@@ -81,9 +81,8 @@ class ContainerServer:
             StartError: Triton has ended, or the process of a model: Triton itself says READY then.
         """
         self._check_running()
-        dead = processes.dead_children(self._process.pid)
-        if dead:
-            raise StartError(f"the process of {self._names.get(dead[0], 'a model')} has died (pid {dead[0]})")
+        for pid in processes.dead(self._names):
+            raise StartError(f"the process of {self._names[pid]} has died (pid {pid})")
 
     def health(self) -> Health:
         """Raises NoAnswer, Refused: it is not well."""
