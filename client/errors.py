@@ -41,6 +41,8 @@ _NOT_SENT = re.compile(
 _RESTARTING = re.compile(
     r"Stub process \S+ is not healthy|obtain the health mutex|has died; it is being restarted"
 )
+# There is no room in shared memory for what was sent, in Triton's words, with a name in them that means nothing here.
+_SHORT_OF_MEMORY = re.compile(r"shared memory pool|shared memory region|No space left on device")
 # Triton's python models have no DEADLINE_EXCEEDED: the server sends CANCELLED with this in front of the message.
 _DEADLINE = "DEADLINE_EXCEEDED: "
 # What the channel itself says when the time is over: the longer form where the server ends the call at that moment.
@@ -135,8 +137,10 @@ def from_status(code: str, message: str, address: str, timeout: float | None = N
         return CannotConnect(f"no connection to {address}: {message}", not _NOT_SENT.search(message))
     if code in ("UNAVAILABLE", "INTERNAL") and _RESTARTING.search(message):
         return ServerOverloaded(f"a part of {address} has died; it is being restarted, try again", True)
-    if code == "NOT_FOUND" and message.endswith("has no available versions"):
-        # a model that is there but unloaded: the server is stopping or exchanging it
+    if code == "INTERNAL" and _SHORT_OF_MEMORY.search(message):
+        return ServerOverloaded(f"{address} is short of shared memory, try again later")
+    if message.endswith("has no available versions"):
+        # a model that is there but unloaded: the server is stopping or exchanging it; NOT_FOUND, UNKNOWN of a stream
         return ServerOverloaded(f"{address} is stopping or loading its models")
     if code == "CANCELLED" and message.startswith(_DEADLINE):
         return DeadlineExceeded(message.removeprefix(_DEADLINE))

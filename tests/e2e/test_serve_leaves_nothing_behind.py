@@ -1,89 +1,24 @@
-"""`florence2-sam2 serve` starts, serves, stops, and is gone: no process, no shared memory, whoever was killed."""
+"""`florence2-sam2 serve` starts, serves, stops, and is gone: no process, no shared memory, whoever was killed.
+
+That a dead process is replaced is in `test_faults_dead_processes_are_replaced.py`.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from calls import alive, descendants, infer, listening, picture, png, shared_memory, until
+from calls import descendants, listening, until
+from serving import Served
 from tritonclient.utils import InferenceServerException
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
-
-LARGE = png(picture(1600, 1200))
-BOX = np.array([[200, 200, 1000, 900]], np.float32)
-
-
-class Served:
-    """A running `florence2-sam2 serve`."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.ready_file = folder / "ready.json"
-        self.output = folder / "output"
-        ports = [word for name in ("grpc", "http", "metrics") for word in (f"--{name}-port", "0")]
-        with self.output.open("wb") as file:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "florence2_sam2",
-                    "serve",
-                    *ports,
-                    "--ready-file",
-                    str(self.ready_file),
-                    *arguments,
-                ],
-                stderr=file,
-                start_new_session=True,
-            )
-
-    def wait_ready(self) -> None:
-        began = time.monotonic()
-        assert until(lambda: self.ready_file.exists() or self.process.poll() is not None, 90), self.text()
-        self.start_seconds = time.monotonic() - began
-        assert self.process.poll() is None, self.text()
-        self.addresses: dict[str, Any] = json.loads(self.ready_file.read_text())
-        self.below = descendants(self.process.pid)
-
-    def text(self) -> str:
-        return self.output.read_text()
-
-    def pid_of(self, part: str) -> int:
-        return next(pid for pid, line in descendants(self.process.pid).items() if part in line)
-
-    def segment(self, timeout: float = 60) -> dict[str, Any]:
-        return infer(self.addresses["grpc"], "segment", {"image": png(picture())}, ["result"], timeout)
-
-    def nothing_left(self) -> bool:
-        return not any(map(alive, self.below)) and not shared_memory(self.process.pid)
-
-    def slow_segment(self) -> dict[str, Any]:
-        """The same through `segment`, which calls the other models itself."""
-        options = json.dumps({"boxes": np.repeat(BOX, 60, axis=0).tolist()}).encode()
-        inputs = {"image": LARGE, "options": options, "nms_threshold": np.ones(1, np.float32)}
-        return infer(self.addresses["grpc"], "segment", inputs, ["result"])
-
-    def refuses_new_work(self) -> bool:
-        try:
-            self.segment()
-        except InferenceServerException:
-            return True
-        return False
-
-    def slow(self) -> dict[str, Any]:
-        """A request of a second or more: many large masks."""
-        return infer(self.addresses["grpc"], "sam2", {"image": LARGE, "boxes": np.repeat(BOX, 60, axis=0)})
 
 
 @pytest.fixture
@@ -91,10 +26,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     running = Served(tmp_path)
     running.wait_ready()
     yield running
-    running.process.kill()
-    running.process.wait()
-    assert until(running.nothing_left, 10)
-    shutil.rmtree(Path(running.addresses["log"]).parent, ignore_errors=True)  # a killed server keeps its log
+    running.end()
 
 
 def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
@@ -150,18 +82,6 @@ def test_a_killed_launcher_takes_the_server_with_it(served: Served, victim: str)
     assert until(served.nothing_left, 5)
 
 
-@pytest.mark.parametrize("victim", ["triton_python_backend_stub", "bin/tritonserver --"])
-def test_a_dead_process_of_the_server_is_replaced_without_a_human(served: Served, victim: str) -> None:
-    old = served.pid_of(victim)
-    os.kill(old, signal.SIGKILL)
-    assert until(lambda: "starting again" in served.text(), 3)
-    # 10 s where the machine has nothing else to do; on a busy one, what a start takes there.
-    assert until(lambda: "ready again" in served.text(), max(10, 1.5 * served.start_seconds))
-    assert served.segment()["result"].size == 1
-    assert old not in descendants(served.process.pid)
-    assert len(shared_memory(served.process.pid)) <= len(served.below)
-
-
 def test_a_signal_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
     starting = Served(tmp_path)
     assert until(lambda: "starting Triton" in starting.text(), 30)
@@ -183,5 +103,4 @@ def test_two_servers_side_by_side(served: Served, tmp_path: Path) -> None:
         assert second.process.wait(40) == 0
         assert served.segment()["result"].size == 1, "stopping one server has hurt the other"
     finally:
-        second.process.kill()
-        second.process.wait()
+        second.end()

@@ -198,6 +198,20 @@ def test_an_answer_that_is_not_understood_is_an_error(body: Any) -> None:
             "is stopping or loading its models",
         ),
         (
+            grpc.StatusCode.UNKNOWN,
+            "Request for unknown model: 'segment_stream' has no available versions",
+            ServerOverloaded,
+            "is stopping or loading its models",
+        ),
+        (
+            grpc.StatusCode.INTERNAL,
+            "Failed to increase the shared memory pool size for key 'prefix_2f51a0' to 9437184 bytes. If you are"
+            " running Triton inside docker, use '--shm-size' flag to control the shared memory region size. Error: No"
+            " space left on device",
+            ServerOverloaded,
+            "is short of shared memory, try again later",
+        ),
+        (
             grpc.StatusCode.NOT_FOUND,
             "Request for unknown model: 'segment' is not found",
             ModelNotFound,
@@ -210,7 +224,13 @@ def test_an_answer_that_is_not_understood_is_an_error(body: Any) -> None:
             "the call took too long",
         ),
     ],
-    ids=["a server that stops", "a server without the model", "a deadline that a model noticed"],
+    ids=[
+        "a server that stops",
+        "one that is asked for a stream",
+        "no room",
+        "a server without the model",
+        "a deadline that a model noticed",
+    ],
 )
 def test_what_triton_says_in_other_words(
     code: grpc.StatusCode, said: str, kind: type[SegmenterError], message: str
