@@ -12,6 +12,9 @@ name a field and what would be right, never a path, a traceback or a shared-memo
 
 from __future__ import annotations
 
+# As metrics and logs name them.
+CODES = ("OK", "INVALID_ARGUMENT", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL")
+
 
 def shown(text: str, length: int = 60) -> str:
     """What a caller has written, as a message may repeat it: short, on one line, of whole characters. Triton could not

@@ -20,6 +20,7 @@ from florence2_sam2.server.generation.decoder import Decoder
 from florence2_sam2.server.generation.engine import Engine, Pulse
 from florence2_sam2.server.generation.settings import Settings, resolve
 from florence2_sam2.server.generation.waiting import Completed
+from florence2_sam2.server.generation.work import Work
 
 _PURE_TEXT = "pure_text"
 
@@ -137,6 +138,10 @@ class Florence2:
     def load(self) -> dict[str, int]:
         """How many requests wait and decode, and the rows in use."""
         return self._engine.load()
+
+    def work(self) -> Work:
+        """What the decoder has done until now."""
+        return self._engine.work
 
     def pulse(self) -> Pulse:
         """Whether the engine works."""

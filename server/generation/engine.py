@@ -16,6 +16,7 @@ from florence2_sam2.server.generation import search
 from florence2_sam2.server.generation.decoder import Decoder
 from florence2_sam2.server.generation.settings import Settings
 from florence2_sam2.server.generation.waiting import Completed, Priority, Request, Waiting
+from florence2_sam2.server.generation.work import Work
 
 _SWEEP_S = 0.05  # how often those who wait are asked whether they still want to
 _FIRST_TOLD = 4  # a text's progress is told after so many tokens, so that even a short one is seen growing,
@@ -81,6 +82,9 @@ class Engine:
         max_waiting: requests beyond this many are refused.
         interactive_rows: rows that bulk requests leave free.
         bulk_patience: seconds after which a bulk request joins although interactive ones are decoding.
+
+    Attributes:
+        work: what it has done until now.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Engine:
         self._closed = False
         self._next_sweep = 0.0
         self._rounds = 0
+        self.work = Work()
         self._moved = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
@@ -158,11 +163,13 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                began = time.monotonic()
                 self._admit()
                 if self._active:
                     self._step()
                 self._rounds += 1
                 self._moved = time.monotonic()
+                self.work.seconds += self._moved - began
         finally:
             # Also when a bug ends the thread: nobody may wait for ever.
             with self._changed:
@@ -231,6 +238,8 @@ class Engine:
         # Out of memory, a lost device: those in the batch fail, the next ones may do better.
         try:
             logits = self._decoder.step(tokens)
+            self.work.steps += 1
+            self.work.rows += len(tokens)
         except Exception as error:
             for sequence in self._active:
                 sequence.request.fail(error)

@@ -14,6 +14,7 @@ from florence2_sam2.server.inputs.pictures import data_url
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import Gate
 from florence2_sam2.server.segment.answer import Answer, Json, build_answer
+from florence2_sam2.server.segment.described import FAILED, STORED
 from florence2_sam2.server.segment.events import Event, Teller
 from florence2_sam2.server.segment.fetches import Fetches
 from florence2_sam2.server.segment.loading import Loader, is_data_url
@@ -60,6 +61,7 @@ class SegmentService:
         Raises:
             ServiceError: as `server/errors.py` says; everything else is a bug.
         """
+        called = time.perf_counter()
         request = parse_request(inputs, self._settings)
         priority = request.options.priority
         self._gate.check(priority)  # before anything is fetched for a call that will be refused
@@ -99,6 +101,7 @@ class SegmentService:
             answer = await self._run(build)
             self._remember(pictures[0], outcome)
             self._count(outcome)
+            self._metrics.observe("segment_duration_seconds", time.perf_counter() - called, priority=priority)
             return answer
 
     @property
@@ -110,6 +113,8 @@ class SegmentService:
         """Set the numbers that are states or counted elsewhere: who waits, who was refused, what the memory keeps."""
         for priority, waiting in self._gate.depths().items():
             self._metrics.set("segment_waiting", waiting, priority=priority)
+            # There before the first call: autoscalers take a missing number for a fault.
+            self._metrics.add("segment_waiting_seconds_total", 0.0, priority=priority)
         self._metrics.set("segment_stopped", self._turns.stopped)
         self._metrics.set("segment_fetching", self._fetches.under_way)
         for reason, count in (self._gate.refused + self._fetches.refused).items():
@@ -150,6 +155,9 @@ class SegmentService:
         if self._store is None:
             return data_url(png), None
         try:
-            return self._store.put(png), None
+            url = self._store.put(png)
+            self._metrics.add("masks_stored_total", how=STORED)
+            return url, None
         except StoreError as error:
+            self._metrics.add("masks_stored_total", how=FAILED)
             return data_url(png), f"mask_url: {error}; the mask is in the answer itself"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from florence2_sam2.server.metrics import DECLARED, PREFIX, Labels, Metrics
+from florence2_sam2.server.metrics import DECLARED, PREFIX, Key, Metrics
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import MetricFamily
@@ -18,29 +18,41 @@ class Published:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._families: dict[str, MetricFamily] = {}
-        self._shown: dict[tuple[str, Labels], tuple[Any, float]] = {}
+        self._shown: dict[Key, Any] = {}
+        self._told: dict[Key, float] = {}
 
     def update(self) -> None:
-        """One message to Triton's process for each number that is not what it was."""
-        for (name, labels), value in self._metrics.values().items():
-            metric, before = self._shown.get((name, labels), (None, 0.0))
-            if metric is None:
-                metric = self._family(name).Metric(labels=dict(labels))
-            elif value == before:
+        """One message to Triton's process for each number that is not what it was, and for each observation."""
+        for key, value in self._metrics.values().items():
+            before = self._told.get(key)
+            if value == before:
                 continue
-            if DECLARED[name][0]:
-                metric.increment(value - before)
+            if DECLARED[key[0]].kind == "counter":
+                self._metric(key).increment(value - (before or 0.0))
             else:
-                metric.set(value)
-            self._shown[name, labels] = metric, value
+                self._metric(key).set(value)
+            self._told[key] = value
+        for key, observed in self._metrics.take_observed().items():
+            metric = self._metric(key)
+            for value in observed:
+                metric.observe(value)
+
+    def _metric(self, key: Key) -> Any:
+        if key not in self._shown:
+            name, labels = key
+            buckets = DECLARED[name].buckets
+            more = {"buckets": list(buckets)} if buckets else {}
+            self._shown[key] = self._family(name).Metric(labels=dict(labels), **more)
+        return self._shown[key]
 
     def _family(self, name: str) -> MetricFamily:
         import triton_python_backend_utils as pb_utils
 
         if name not in self._families:
-            grows, description = DECLARED[name]
-            kind = pb_utils.MetricFamily.COUNTER if grows else pb_utils.MetricFamily.GAUGE
+            declared = DECLARED[name]
             self._families[name] = pb_utils.MetricFamily(
-                name=PREFIX + name, description=description, kind=kind
+                name=PREFIX + name,
+                description=declared.description,
+                kind=getattr(pb_utils.MetricFamily, declared.kind.upper()),
             )
         return self._families[name]

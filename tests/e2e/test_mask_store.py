@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from activity import Activity
+from calls import until
 from drawn import SCENE, segment
 
 from florence2_sam2.server.launch.embedded import EmbeddedServer
@@ -55,3 +57,12 @@ def test_a_failing_store_loses_no_mask(storing_server: EmbeddedServer, folder: P
     assert base64.b64decode(encoded) == result.mask_png
     assert any("mask_url" in warning for warning in result.warnings)
     assert not any(str(folder) in warning for warning in result.warnings)
+
+
+def test_masks_are_counted(storing_server: EmbeddedServer) -> None:
+    page = Activity([], storing_server.metrics_address)
+
+    def shown() -> list[float]:
+        return [page.number("florence2_sam2_masks_stored_total", how=how) for how in ("stored", "failed")]
+
+    assert until(lambda: shown() == [1, 1], 5), shown()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from florence2_sam2 import __version__
 from florence2_sam2.client import InvalidRequest, Segmenter
+from florence2_sam2.server.errors import CODES
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.metrics import DECLARED, PREFIX
 from florence2_sam2.server.triton.metrics import SECONDS
@@ -17,6 +19,7 @@ from tests.e2e.calls import until
 
 pytestmark = pytest.mark.server
 PICTURE = Path(__file__).parents[2] / "docs" / "pictures" / "demo.jpg"
+NOT_WITHOUT_STORE = {"masks_stored_total"}
 CAPTION = "The image shows a red airplane. Only this test asks so."
 
 
@@ -37,9 +40,14 @@ def settled(server: EmbeddedServer) -> dict[str, float]:
     for _ in range(10):
         time.sleep(1.5 * SECONDS)
         last, before = numbers(server), last
-        if last and last == before:
+        if last and still(last) == still(before):
             break
     return last
+
+
+def still(found: dict[str, float]) -> dict[str, float]:
+    """Without what changes by itself."""
+    return {name: value for name, value in found.items() if not name.startswith("uptime_seconds")}
 
 
 def test_calls_are_counted(server: EmbeddedServer) -> None:
@@ -64,6 +72,45 @@ def test_calls_are_counted(server: EmbeddedServer) -> None:
     assert grown("memory_results_total how=kept") >= 1
     assert numbers(server)["memory_bytes"] > 0
     assert numbers(server)["decoder_rows"] == 0
+    assert (
+        grown("decoder_steps_total") >= grown("tokens_total") > 4
+    )  # greedy, and the last step writes `</s>`
+    assert grown("decoder_step_rows_total") >= grown("decoder_steps_total")
+    assert grown("decoder_busy_seconds_total") > 0
+    assert grown("segment_duration_seconds_count priority=interactive") == 2
+    assert grown("segment_duration_seconds_bucket le=+Inf priority=interactive") == 2
+    took = grown("segment_duration_seconds_sum priority=interactive")
+    assert grown("segment_stage_seconds_total stage=ground") < took
     names = {name.partition(" ")[0] for name in numbers(server)}
-    assert names <= set(DECLARED)
-    assert set(DECLARED) - names == set()
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} == set(DECLARED) - NOT_WITHOUT_STORE
+
+
+def test_what_has_not_happened_yet_is_shown_as_zero(server: EmbeddedServer) -> None:
+    shown = numbers(server)
+    for code in CODES:
+        for model in ("segment", "segment_http", "segment_stream", "florence2"):
+            assert shown[f"requests_total code={code} model={model}"] >= 0
+    for reason in ("queue full", "queue timeout", "fetches full"):
+        assert shown[f"segment_refused_total reason={reason}"] >= 0
+    assert shown["segment_duration_seconds_count priority=bulk"] >= 0
+
+
+def test_a_server_says_what_it_runs(server: EmbeddedServer) -> None:
+    shown = numbers(server)
+    info = next(name for name in shown if name.startswith("info "))
+    assert shown[info] == 1
+    assert f"version={__version__}" in info
+    assert "florence2=florence2 " in info
+    assert "precision=fp32" in info
+    for setting in ("max_in_flight", "max_queue", "max_fetches", "decoder_rows", "memory_bytes"):
+        assert shown[f"limit setting={setting}"] == getattr(server.settings, setting)
+
+
+def test_each_model_shows_that_it_lives(server: EmbeddedServer) -> None:
+    def uptimes() -> dict[str, float]:
+        return {name: value for name, value in numbers(server).items() if name.startswith("uptime_seconds")}
+
+    before = uptimes()
+    assert len(before) == 4
+    time.sleep(1)
+    assert until(lambda: all(value > before[name] for name, value in uptimes().items()), 5)

@@ -28,6 +28,8 @@ class TritonPythonModel(AsyncModel):
         self.spec = manifest.Florence2.read(self.folder)
         give_way(self.settings.decoder_niceness)
         self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
+        for name in ("decoder_requests_total", "tokens_total"):
+            self.metrics.add(name, 0)
 
     async def health(self):
         pulse = self.florence2.pulse()
@@ -45,6 +47,10 @@ class TritonPythonModel(AsyncModel):
         load = self.florence2.load()
         self.metrics.set("decoder_waiting", load["waiting"])
         self.metrics.set("decoder_rows", load["rows"])
+        work = self.florence2.work()
+        self.metrics.set("decoder_steps_total", work.steps)
+        self.metrics.set("decoder_step_rows_total", work.rows)
+        self.metrics.set("decoder_busy_seconds_total", work.seconds)
 
     async def stop(self):
         self.florence2.close()

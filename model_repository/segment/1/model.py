@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from florence2_sam2.server.segment.described import describe
 from florence2_sam2.server.segment.request import THRESHOLDS
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.segment.triton_models import TritonModels
@@ -20,6 +21,7 @@ class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
         models = TritonModels(self.repository, self.in_pool)
+        describe(self.metrics, settings, models.identities)
         self.segment = SegmentService(models, self.in_pool, settings, open_store(settings), self.metrics)
 
     async def health(self):
