@@ -17,7 +17,7 @@ DEFAULT_PORT = 8001  # Triton's gRPC port
 # gRPC's limit, INT32_MAX. Its default for answers is 4 MB, which an exact polygon set or a mask may pass.
 _MAX_MESSAGE = 2**31 - 1
 
-_CHANNEL_OPTIONS = [
+_CHANNEL_OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     # gRPC waits longer and longer, up to two minutes, before it tries a lost server again; a restarted one is
