@@ -60,19 +60,24 @@ browser() {
   fi || say "Without a browser the playground's tests are skipped"
 }
 
-# An nginx for the tests of deploy/nginx. It is only unpacked: installed, it would serve a page on this machine's port 80.
-proxy() {
-  local folder update="apt-get update -qq"
-  [ -x "$VENV/nginx/usr/sbin/nginx" ] && return
-  (PATH=$PATH:/usr/sbin:/usr/local/sbin && command -v nginx >/dev/null) && return
-  say "Fetching nginx into $VENV (once)"
+# An nginx for the tests of deploy/nginx, and a Prometheus for those of deploy/monitoring.
+proxy() { unpack nginx usr/sbin/nginx "the tests of the proxy are skipped"; }
+monitoring() { unpack prometheus usr/bin/promtool "most tests of rules and dashboard are skipped"; }
+
+# `unpack PACKAGE PROGRAM WHAT`: fetch one of Debian's packages for its PROGRAM, unless the machine has it. It is only unpacked:
+# installed, it would start a service on this machine. WHAT happens without it.
+unpack() {
+  local package=$1 program=$2 folder update="apt-get update -qq"
+  [ -x "$VENV/$package/$program" ] && return
+  (PATH=$PATH:/usr/sbin:/usr/local/sbin && command -v "${program##*/}" >/dev/null) && return
+  say "Fetching $package into $VENV (once)"
   [ "$(id -u)" = 0 ] || update="sudo -n $update"
   folder=$(mktemp -d)
   # A fresh container has no lists of packages yet; to fetch them is an administrator's.
   (
-    cd "$folder" && { apt-get download -qq nginx || { $update && apt-get download -qq nginx; }; } &&
-      dpkg-deb -x nginx_*.deb unpacked && rm -rf "$VENV/nginx" && mv unpacked "$VENV/nginx"
-  ) >"$folder/log" 2>&1 || { tail -n 3 "$folder/log" >&2 && say "Without nginx the tests of the proxy are skipped"; }
+    cd "$folder" && { apt-get download -qq "$package" || { $update && apt-get download -qq "$package"; }; } &&
+      dpkg-deb -x "$package"_*.deb unpacked && rm -rf "${VENV:?}/$package" && mv unpacked "$VENV/$package"
+  ) >"$folder/log" 2>&1 || { tail -n 3 "$folder/log" >&2 && say "Without $package $3"; }
   rm -rf "$folder"
 }
 

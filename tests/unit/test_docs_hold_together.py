@@ -111,7 +111,7 @@ def test_every_reason_is_explained() -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    said = text("deployment.md")
+    said = text("monitoring.md")
     assert [name for name in DECLARED if f"| `{name}` |" not in said] == []
 
 
