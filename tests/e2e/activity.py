@@ -30,14 +30,16 @@ class Activity:
         self._metrics = metrics
 
     def seconds_until_rest(self, limit: float = 30) -> float:
-        """How long it takes from now until the processes compute nothing any more."""
-        began = last = time.monotonic()
+        """How long it takes from now until the processes compute nothing any more, for two windows."""
+        began = quiet_since = last = time.monotonic()
         before = self._computed()
-        while last - began < limit:
+        while quiet_since - began < limit:
             time.sleep(WINDOW_SECONDS)
             now, computed = time.monotonic(), self._computed()
-            if computed - before < IDLE_SECONDS:
-                return last - began
+            if computed - before >= IDLE_SECONDS:
+                quiet_since = now
+            elif last > quiet_since:
+                return quiet_since - began
             last, before = now, computed
         raise AssertionError(f"the server still works after {limit:g} s")
 

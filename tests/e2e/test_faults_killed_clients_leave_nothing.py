@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,31 +21,42 @@ from florence2_sam2.server.launch.embedded import EmbeddedServer
 pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "demo.jpg"
-# Says a line as soon as its call is under way; the call itself takes seconds.
-STREAMING = """
-import os, sys
+# Starts a client process for each line that it reads, by a fork, so that only one process has to import. A client says
+# its process id as soon as its call is under way; the call itself takes a second or more.
+CLIENTS = """
+import base64, json, os, signal, sys, threading, urllib.request
 from florence2_sam2.client import Segmenter
-picture = open(sys.argv[3], "rb").read() + os.urandom(8)
-for event in Segmenter(sys.argv[1]).stream(picture, tiles=4, num_beams=8):
-    print("under way", flush=True)
+
+grpc, http, file = sys.argv[1:]
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+def say():
+    os.write(1, b"%d\\n" % os.getpid())
+
+def stream(picture):
+    events = Segmenter(grpc).stream(picture, tiles=4, num_beams=8)
+    next(events)
+    say()
+    list(events)
+
+def call(picture):
+    client = Segmenter(grpc)
+    client.wait_until_ready()
+    threading.Timer(0.2, say).start()
+    client.segment(picture, tiles=4, num_beams=8)
+
+def over_http(picture):
+    image = base64.b64encode(picture).decode()
+    body = json.dumps({"image_base64": image, "options": '{"tiles": 2, "num_beams": 8}'}).encode()
+    threading.Timer(0.2, say).start()
+    urllib.request.urlopen(f"http://{http}/v2/models/segment_http/generate", body).read()
+
+for line in sys.stdin:
+    if not os.fork():
+        globals()[line.strip()](open(file, "rb").read() + os.urandom(8))
+        os._exit(0)
 """
-CALLING = """
-import os, sys, threading
-from florence2_sam2.client import Segmenter
-picture = open(sys.argv[3], "rb").read() + os.urandom(8)
-client = Segmenter(sys.argv[1])
-client.wait_until_ready()
-threading.Timer(0.2, print, ["under way"], {"flush": True}).start()
-client.segment(picture, tiles=4, num_beams=8)
-"""
-OVER_HTTP = """
-import base64, json, os, sys, threading, urllib.request
-picture = base64.b64encode(open(sys.argv[3], "rb").read() + os.urandom(8)).decode()
-body = json.dumps({"image_base64": picture, "options": '{"tiles": 4, "num_beams": 8}'}).encode()
-threading.Timer(0.2, print, ["under way"], {"flush": True}).start()
-urllib.request.urlopen(f"http://{sys.argv[2]}/v2/models/segment_http/generate", body).read()
-"""
-BATCH = (STREAMING, CALLING, STREAMING, CALLING, OVER_HTTP)
+BATCH = ("stream", "call", "stream", "call", "over_http")
 BATCHES = 4
 # What may come and go by itself: Triton's and gRPC's own threads and their descriptors; less than one for each client.
 SLACK = 10
@@ -51,18 +64,14 @@ SLACK = 10
 GROWN_MB = 180.0
 
 
-def kill_one(server: EmbeddedServer, script: str, picture: Path) -> None:
-    command = [sys.executable, "-c", script, server.grpc_address, server.http_address, str(picture)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == b"under way\n"
-        assert client.poll() is None, "its call was over too early"
-        client.kill()
-
-
-def kill_a_batch(server: EmbeddedServer, picture: Path) -> None:
-    with ThreadPoolExecutor(len(BATCH)) as pool:
-        list(pool.map(lambda script: kill_one(server, script, picture), BATCH))
+def kill_a_batch(clients: subprocess.Popen[str]) -> None:
+    """Start a batch of clients, and kill each when its call is under way."""
+    assert clients.stdin is not None
+    assert clients.stdout is not None
+    for way in BATCH:
+        print(way, file=clients.stdin, flush=True)
+    for _ in BATCH:
+        os.kill(int(clients.stdout.readline()), signal.SIGKILL)
 
 
 @pytest.fixture
@@ -73,7 +82,15 @@ def large(tmp_path: Path) -> Path:
     return path
 
 
-def test_twenty_killed_clients(server: EmbeddedServer, large: Path) -> None:
+@pytest.fixture
+def clients(server: EmbeddedServer, large: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", CLIENTS, server.grpc_address, server.http_address, str(large)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starting:
+        yield starting
+        starting.kill()
+
+
+def test_twenty_killed_clients(server: EmbeddedServer, clients: subprocess.Popen[str]) -> None:
     pids = processes(server)
     activity = Activity(pids, server.metrics_address)
 
@@ -84,11 +101,11 @@ def test_twenty_killed_clients(server: EmbeddedServer, large: Path) -> None:
         return Held.by(pids, server.shm_prefix, remembered)
 
     for _ in range(2):  # what grows with the first calls at once: threads that wait, memory kept for reuse
-        kill_a_batch(server, large)
+        kill_a_batch(clients)
     before = held()
     given_up = activity.cancelled("segment")
     for _ in range(BATCHES):
-        kill_a_batch(server, large)
+        kill_a_batch(clients)
     after = held()
     assert activity.cancelled("segment") - given_up >= 4 * BATCHES, "their calls were worked on to the end"
     assert after.descriptors <= before.descriptors + SLACK
