@@ -50,6 +50,9 @@ OPTIONS = (
         '{"priority": "bulk", "normalized": true}',
         "[" * 5000,
         '{"tiles": NaN}',
+        '{"\\ud800": 1}',
+        '{"a\\u0000b\\nc": 1}',
+        '{"phrases": ["\\udc00"]}',
     ),
 )
 URLS = (

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from bench.fuzz.run import SHOWN
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 # More that no message may show: names of shared memory, absolute paths of any kind.
 INSIDE = re.compile(r"shm|triton_python_backend|florence2_sam2_\d|(?<![\w:/.;])/\w+/\w")
 # What `segment_http` puts in front of a message that is not about the request.

@@ -37,7 +37,7 @@ def costs_nothing(
 
     These are refused for a threshold, before anybody looks at the picture: what they take is the way there and back.
     """
-    ordinary = {**bomb, "area_threshold": 2.0}
+    ordinary, pids = {**bomb, "area_threshold": 2.0}, processes(server, *ON_THE_WAY)
     refused(
         {"grpc": caller.over_grpc(ordinary)}, "area_threshold"
     )  # what such a message takes once and for all
@@ -45,7 +45,7 @@ def costs_nothing(
     peaks: dict[str, list[float]] = {"ordinary": [], "bomb": []}
     for _ in range(TRIES):
         for kind, inputs in (("ordinary", ordinary), ("bomb", bomb)):
-            with growth(processes(server, *ON_THE_WAY)) as grown:
+            with growth(pids) as grown:
                 began = time.perf_counter()
                 reply = caller.over_grpc(inputs)
                 seconds[kind].append(time.perf_counter() - began)

@@ -107,9 +107,11 @@ def test_three_hundred_boxes(caller: Caller, form: str) -> None:
 
 
 def test_the_filters_of_three_hundred_boxes_lose_none(caller: Caller) -> None:
-    reply = ask(caller, grid(300), area_threshold=0.005, confidence_threshold=0.5, nms_threshold=0.3)
+    """Those behind SAM2, which need not see the boxes again."""
+    middle = float(np.median(ask(caller, grid(300)).arrays["scores"]))
+    reply = ask(caller, grid(300), confidence_threshold=middle, nms_threshold=0.1)
     assert len(reply.found) == 300
-    assert {"area", "nms"} <= set(reasons(reply)) <= {"area", "nms", "confidence", "empty_mask"}
+    assert {"nms", "confidence"} <= set(reasons(reply)) <= {"nms", "confidence", "empty_mask"}
     for item in reply.result["filtered"]:
         assert item["reason"] != "nms" or 0 <= item["suppressed_by"] < len(reply.result["objects"])
 
