@@ -14,6 +14,7 @@ from florence2_sam2 import __version__
 # command → (one line of help, module with `add_arguments(parser)` and `run(arguments) -> int`)
 COMMANDS = {
     "segment": ("segment pictures with a running server", "florence2_sam2.cli.segment"),
+    "bulk": ("segment millions of pictures, on Ray", "florence2_sam2.cli.bulk"),
     "playground": ("show a page to try a running server on", "florence2_sam2.cli.playground"),
     "health": ("ask a running server whether it works", "florence2_sam2.cli.health"),
     "serve": ("start the embedded Triton server", "florence2_sam2.cli.serve"),

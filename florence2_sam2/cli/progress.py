@@ -33,9 +33,11 @@ class Progress:
 
     def step(self, objects: int | None) -> None:
         """One more picture; None objects: it has failed."""
-        self._now += 1
-        self._failed += objects is None
-        self._objects += objects or 0
+        self.reach(self._now + 1, self._failed + (objects is None), self._objects + (objects or 0))
+
+    def reach(self, pictures: int, failed: int, objects: int) -> None:
+        """So many pictures are done now, beside those of an earlier run."""
+        self._now, self._failed, self._objects = pictures, failed, objects
         now = self._clock()
         if now - self._shown >= (BAR_SECONDS if self._bar else LINE_SECONDS):
             self._shown = now

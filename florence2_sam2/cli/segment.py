@@ -7,18 +7,17 @@ Text on a terminal, JSON (one line a picture) into a pipe or a file. Exit code 0
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from florence2_sam2.cli import sources
+from florence2_sam2.cli import call_settings, sources
 from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
 from florence2_sam2.cli.results_file import ResultsError, form_of
 from florence2_sam2.cli.segment_files import wrong_usage
 from florence2_sam2.cli.segment_run import results_of, segment
-from florence2_sam2.client import Segmenter, Settings, UrlRules
+from florence2_sam2.client import Segmenter, Settings
 from florence2_sam2.client.many import CONCURRENCY
 
 
@@ -53,46 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--url-allow",
-        type=_rules,
+        type=call_settings.rules,
         metavar="HOST:PORT,…",
         help="with --fetch-here: hosts to fetch from although private or on another port",
     )
 
-    found = parser.add_argument_group("what to look for (default: whatever Florence-2's own caption names)")
-    source = found.add_mutually_exclusive_group()
-    source.add_argument("--caption", metavar="TEXT", help="ground this caption instead of an automatic one")
-    source.add_argument("--phrases", type=_phrases, metavar="A,B", help="look for these nouns")
-    source.add_argument(
-        "--boxes", type=_boxes, metavar="JSON", help="your own boxes, [[x1, y1, x2, y2], …] in pixels"
-    )
-    source.add_argument(
-        "--task", choices=("caption_grounding", "detection"), help="detection: common objects"
-    )
-    found.add_argument(
-        "--tiles", type=int, metavar="N", help="look again on N×N parts: for small things on large pictures"
-    )
-    found.add_argument("--num-beams", type=int, metavar="N", help="beams of Florence-2's search")
-    found.add_argument("--max-new-tokens", type=int, metavar="N", help="limit on what Florence-2 writes")
-    found.add_argument(
-        "--reduced-decode",
-        action="store_true",
-        default=None,
-        help="decode large JPEGs smaller: faster, a little other",
-    )
+    found = call_settings.add_looking(parser)
     found.add_argument("--priority", choices=("interactive", "bulk"), help="bulk lets interactive calls pass")
-
-    kept = parser.add_argument_group("what to keep (defaults are the server's)")
-    kept.add_argument(
-        "--area-threshold", type=float, metavar="0…1", help="drop boxes over this share of the picture"
-    )
-    kept.add_argument("--confidence-threshold", type=float, metavar="0…1", help="drop masks scored lower")
-    kept.add_argument(
-        "--nms-threshold", type=float, metavar="0…1", help="drop duplicates that overlap more (IoU)"
-    )
-    kept.add_argument("--nms", choices=("box", "mask", "containment"), help="what overlap means")
-    kept.add_argument(
-        "--polygon-precision", type=float, metavar="X", help="lower: finer outlines; 0: every pixel edge"
-    )
+    call_settings.add_keeping(parser)
 
     out = parser.add_argument_group("what to write")
     out.add_argument("--json", nargs="?", const="-", metavar="FILE", help="JSON to FILE (.json), or printed")
@@ -155,39 +122,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     """The arguments that are settings of the call, without those that were not given."""
-    names = Settings.__annotations__.keys() & vars(arguments).keys()
-    given: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    given = call_settings.given(arguments)
     formats = dict.fromkeys(arguments.formats or ())  # what the client would add is not wanted in the output
     if arguments.results is not None and form_of(arguments.results) == "coco":
         formats["rle"] = None  # else its masks would be the simplified polygons'
     given["formats"] = tuple(formats)
     if arguments.mask:
         given["output_mask"] = True
-    return cast(Settings, {name: value for name, value in given.items() if value is not None})
+    return cast(Settings, given)
 
 
 def _complain(message: str, code: int) -> int:
     print(f"florence2-sam2 segment: {message}", file=sys.stderr)
     return code
-
-
-def _boxes(text: str) -> list[list[float]]:
-    try:
-        boxes = json.loads(text)
-        return [[float(x1), float(y1), float(x2), float(y2)] for x1, y1, x2, y2 in boxes]
-    except (ValueError, TypeError):
-        raise argparse.ArgumentTypeError("[[x1, y1, x2, y2], …] is wanted") from None
-
-
-def _rules(text: str) -> UrlRules:
-    try:
-        return UrlRules(allow=[pair.strip() for pair in text.split(",") if pair.strip()])
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("allow: ")) from None
-
-
-def _phrases(text: str) -> list[str]:
-    phrases = [part.strip() for part in text.split(",") if part.strip()]
-    if not phrases:
-        raise argparse.ArgumentTypeError("at least one phrase is needed")
-    return phrases

@@ -63,7 +63,7 @@ class Run:
         self.progress.step(len(result.objects))
 
     def failed(self, picture: str, error: Exception) -> None:
-        message = _reason(error, picture)
+        message = reason(error, picture)
         self.failures.append((picture, message))
         if prints_json(self.arguments):
             self._print(json.dumps({"picture": picture, "error": message}, ensure_ascii=False))
@@ -158,7 +158,7 @@ def _finish(
         except OSError as error:
             failures.append((str(arguments.report), error.strerror or str(error)))
     if state.no_server is not None:
-        message = _no_server(state.no_server, str(segmenter.address))
+        message = no_server(state.no_server, str(segmenter.address))
         if results is not None:
             return f"{message}; the same command goes on from here", 1
         given = source.pictures if isinstance(source.pictures, list) else []
@@ -198,7 +198,7 @@ def _summary(failures: list[tuple[str, str]], pictures: int | None) -> str:
     return "\n  ".join([f"{len(failures)}{of_all} pictures failed:", *listed])
 
 
-def _no_server(error: SegmenterError, address: str) -> str:
+def no_server(error: SegmenterError, address: str) -> str:
     if isinstance(error, ModelNotFound):
         return f"the Triton server at {address} does not serve the `segment` model ({error.message})"
     if "failed to connect" in error.message.lower():
@@ -206,7 +206,7 @@ def _no_server(error: SegmenterError, address: str) -> str:
     return error.message
 
 
-def _reason(error: Exception, picture: str) -> str:
+def reason(error: Exception, picture: str) -> str:
     """One line that says what to do about it."""
     if isinstance(error, InvalidRequest) and error.field and not error.field.startswith("image"):
         name = error.field.removeprefix("options.")
