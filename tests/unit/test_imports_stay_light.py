@@ -32,6 +32,8 @@ print(len(imported))
         (["florence2_sam2.client", "florence2_sam2.cli.main", "florence2_sam2.cli.segment"], HEAVY + SERVERS),
         (["florence2_sam2.client", "florence2_sam2.urls"], (*HEAVY, *SERVERS, "florence2_sam2.server")),
         (["florence2_sam2.cli.export"], HEAVY + SERVERS),
+        (["florence2_sam2.cli.bulk"], (*HEAVY, *SERVERS, "ray", "pyarrow", "pandas")),
+        (["florence2_sam2.bulk"], (*HEAVY, "onnxruntime", "cv2", "ray")),
         (
             ["florence2_sam2.cli.health", "florence2_sam2.cli.health_http"],
             (*HEAVY, *SERVERS, *CLIENTS, "florence2_sam2.server", "florence2_sam2.client"),
@@ -41,7 +43,16 @@ print(len(imported))
             (*HEAVY, "huggingface_hub"),
         ),
     ],
-    ids=["server", "client and its command", "client", "help of export", "health over HTTP", "exports kept"],
+    ids=[
+        "server",
+        "client and its command",
+        "client",
+        "help of export",
+        "help of bulk",
+        "bulk until Ray starts",
+        "health over HTTP",
+        "exports kept",
+    ],
 )
 def test_imports(packages: list[str], blocked: tuple[str, ...]) -> None:
     code = IMPORT_ALL.format(packages=packages, blocked=blocked)
