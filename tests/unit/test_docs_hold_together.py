@@ -25,6 +25,7 @@ PICTURES = pages.DOCS / "pictures"
 # Where each command's options are explained.
 COMMAND_PAGES = {
     "segment": "cli.md",
+    "bulk": "bulk.md",
     "playground": "cli.md",
     "health": "cli.md",
     "serve": "deployment.md",
