@@ -129,7 +129,11 @@ TROUBLES = [
     Trouble(
         "the page is gone",
         {"Florence2Sam2Down": (SERVER, f"{ONE} does not answer Prometheus")},
-        {"up": constant(0)},
+        {
+            "up": constant(0),
+            UPTIME: constant(9),
+            'florence2_sam2_uptime_seconds{model="florence2"}': constant(9),
+        },
     ),
     Trouble(
         "no server is known",
@@ -193,6 +197,7 @@ TROUBLES = [
         {"Florence2Sam2Waiting": (SERVER, f"{ONE} keeps 20 calls waiting")},
         {WAITING: constant(12), 'florence2_sam2_segment_waiting{priority="bulk"}': constant(8)},
     ),
+    Trouble("some callers without patience", {}, {requests("CANCELLED"): steady(0.15)}),
     Trouble(
         "callers without patience",
         {"Florence2Sam2GivenUp": (SERVER, f"{ONE}: callers give up 45.05% of their calls")},
@@ -222,7 +227,7 @@ TROUBLES = [
         other=durations(0.89, (12.0, HOURS)),
     ),
     Trouble("calls as slow as they may be", {}, durations(0.89, (10.0, HOURS))),
-    Trouble("slow for some minutes", {}, durations(0.89, (2.0, AT - 0.1), (12.0, 0.2))),
+    Trouble("slow for some minutes", {}, durations(0.89, (2.0, AT - 0.2), (12.0, 0.3))),
     Trouble(
         "slow for half an hour, after five that were not",
         {},
@@ -230,7 +235,14 @@ TROUBLES = [
         at=LATE - 0.4,
     ),
     Trouble(
-        "slow for hours, but well again", {}, durations(0.89, (12.0, AT - 0.2), (2.0, 1.0)), at=AT + 0.35
+        "slow for an hour, and well again",
+        {
+            "Florence2Sam2Slow": (
+                {"job": JOB},
+                f"{JOB}: 63.33% of the interactive calls take longer than 10 s",
+            )
+        },
+        durations(0.89, (12.0, AT - 0.2), (2.0, 1.0)),
     ),
     Trouble(
         "a memory that is too small",
