@@ -125,7 +125,8 @@ class Memory:
         finally:
             if self._under_way.get(place) is shared:
                 del self._under_way[place]
-            shared.task = None  # of work that failed, it would hold this frame, which holds it, and the picture
+            # Of work that failed, it would hold this frame, which holds it, and the picture.
+            shared.task = None
         self.keep(place[0], result, size(result))
         return result
 

@@ -67,7 +67,8 @@ def to_triton(error: ServiceError, between_models: bool, names_code: bool = Fals
     import triton_python_backend_utils as pb_utils
 
     message = told(error, between_models, names_code)
-    sendable = message.encode("utf-8", "replace").decode()  # else there is no answer at all, and a caller who waits
+    # What cannot be encoded would be no answer at all, and a caller who waits.
+    sendable = message.encode("utf-8", "replace").decode()
     return pb_utils.TritonError(sendable, getattr(pb_utils.TritonError, _TRITON_CODES[error.code]))
 
 

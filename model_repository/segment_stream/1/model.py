@@ -23,7 +23,7 @@ class TritonPythonModel(AsyncModel):
             call.send_part([tensors.bytes_output("event", told.encode())])
 
         answer = await ask_segment(call.request, ["result", "mask_png"], heard)
-        # Who can send bytes can receive them; over HTTP they would stand in a line of JSON as they are, which is no text.
+        # Who can send bytes can receive them; over HTTP they would stand in a line of JSON, which they make no text.
         raw = any(tensor.name() == "image" for tensor in call.request.inputs())
         return [
             tensors.bytes_output("event", b'{"event":"result","result":%b}' % answer["result"][0]),
