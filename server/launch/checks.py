@@ -160,34 +160,38 @@ def check_shared_memory(needed: int = SHM_NEEDED_BYTES, folder: str = "/dev/shm"
 
 def free_port(host: str) -> int:
     """A TCP port that is free now."""
-    with socket.socket(_family(host)) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    return endpoint("grpc", host, 0)[1]
 
 
-def check_port(host: str, port: int, endpoint: str) -> None:
-    """The address is one of this machine's, and nobody listens at the port yet (0: any).
+def endpoint(name: str, host: str, port: int) -> tuple[str, int]:
+    """Where an endpoint is to listen.
 
     Args:
-        endpoint: grpc, http or metrics.
+        name: grpc, http or metrics.
+        host: an address, or a name: IPv4 then if there is one.
+        port: 0 is any free one.
+
+    Returns:
+        The address in numbers, as Triton's HTTP server knows no names, and a port that is free now.
 
     Raises:
-        StartError: naming the flag.
+        StartError: the name is not known, the address is none of this machine's, or the port is taken; names the flag.
     """
     try:
-        with socket.socket(_family(host)) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        host = str(min(found, key=lambda row: row[0] != socket.AF_INET)[4][0])
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            if port:  # else two servers could be given the same one
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
+            return host, int(sock.getsockname()[1])
     except OSError as error:
-        flag = f"--{endpoint}-host"
+        flag = f"--{name}-host"
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            flag = f"--{endpoint}-port, 0 is any free one"
-        reason = f"{host}:{port} cannot be used ({error.strerror or error})"
-        raise StartError(f"{reason}: choose another {flag}") from None
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+            flag = f"--{name}-port, 0 is any free one"
+        raise StartError(
+            f"{host}:{port} cannot be used ({error.strerror or error}): choose another {flag}"
+        ) from None
 
 
 def _sha256(path: Path) -> str:

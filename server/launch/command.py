@@ -26,7 +26,7 @@ SHM_DEFAULT_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the server listens: for each endpoint an address of this machine and a port."""
+    """Where the server listens: for each endpoint an address of this machine, in numbers, and a port."""
 
     grpc_host: str
     http_host: str
@@ -50,8 +50,16 @@ class Addresses:
 
 
 def _reached(host: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return _bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
+
+
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+def _for_http(host: str) -> str:
+    """As libevhtp reads it."""
+    return f"ipv6:{host}" if ":" in host else host
 
 
 def server_command(
@@ -83,11 +91,11 @@ def server_command(
         f"--backend-config=python,shm-default-byte-size={SHM_DEFAULT_BYTES}",
         f"--backend-config=python,thread-pool-size={CALL_THREADS}",
         f"--cache-directory={wheel.caches}",
-        f"--grpc-address={addresses.grpc_host}",
+        f"--grpc-address={_bracketed(addresses.grpc_host)}",
         f"--grpc-port={addresses.grpc_port}",
-        f"--http-address={addresses.http_host}",
+        f"--http-address={_for_http(addresses.http_host)}",
         f"--http-port={addresses.http_port}",
-        f"--metrics-address={addresses.metrics_host}",
+        f"--metrics-address={_for_http(addresses.metrics_host)}",
         f"--metrics-port={addresses.metrics_port}",
         f"--allow-gpu-metrics={str(gpu_metrics).lower()}",
         "--allow-sagemaker=false",

@@ -146,11 +146,8 @@ class EmbeddedServer:
         checks.check_repository(self.repository, self._check_hashes)
         if self._tls:
             check_tls(self._tls)
-        for name, (host, port) in self._endpoints.items():
-            checks.check_port(host, port, name)
-        grpc, http, metrics = self._endpoints.values()
-        ports = [port or checks.free_port(host) for host, port in (grpc, http, metrics)]
-        self._addresses = Addresses(grpc[0], http[0], metrics[0], *ports)
+        grpc, http, metrics = (checks.endpoint(name, *asked) for name, asked in self._endpoints.items())
+        self._addresses = Addresses(grpc[0], http[0], metrics[0], grpc[1], http[1], metrics[1])
         self._launch()
 
     def restart(self) -> None:

@@ -90,19 +90,35 @@ def test_a_port_in_use() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            StartError, match=rf"^127\.0\.0\.1:{port} cannot be used .* choose another --grpc-port"
+            StartError, match=rf"^127\.0\.0\.1:{port} cannot be used .* choose another --grpc-port, 0 is any"
         ):
-            checks.check_port("127.0.0.1", port, "grpc")
-    checks.check_port("127.0.0.1", checks.free_port("127.0.0.1"), "grpc")
-    checks.check_port("127.0.0.1", 0, "grpc")
+            checks.endpoint("grpc", "127.0.0.1", port)
+    assert checks.endpoint("grpc", "127.0.0.1", port) == ("127.0.0.1", port)
 
 
-def test_an_address_of_another_machine() -> None:
-    for host, port in (("192.0.2.1", 8001), ("192.0.2.1", 0), ("no.such.name.invalid", 8001)):
-        with pytest.raises(
-            StartError, match=rf"^{host}:{port} cannot be used .*: choose another --http-host$"
-        ):
-            checks.check_port(host, port, "http")
+def test_any_free_port() -> None:
+    host, port = checks.endpoint("metrics", "127.0.0.1", 0)
+    assert host == "127.0.0.1"
+    assert port > 1023
+
+
+def test_an_address_is_in_numbers() -> None:
+    """Triton's HTTP server listens nowhere under a name, and says nothing of it."""
+    assert checks.endpoint("http", "localhost", 0)[0] == "127.0.0.1"
+    assert checks.endpoint("http", "127.0.0.1", 0)[0] == "127.0.0.1"
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_an_address_of_ipv6() -> None:
+    for host in ("::1", "[::1]"):
+        assert checks.endpoint("http", host, 0)[0] == "::1"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.name.invalid"])
+@pytest.mark.parametrize("port", [0, 8001])
+def test_an_address_that_is_none_of_this_machine(host: str, port: int) -> None:
+    with pytest.raises(StartError, match=rf"^{host}:{port} cannot be used .*: choose another --http-host$"):
+        checks.endpoint("http", host, port)
 
 
 def test_the_packaged_repository_is_whole() -> None:

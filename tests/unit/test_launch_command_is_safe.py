@@ -36,6 +36,14 @@ def test_every_endpoint_has_the_address_that_was_asked_for() -> None:
         assert f"--{protocol}-port={number}" in given
 
 
+def test_an_address_of_ipv6_is_written_as_each_endpoint_reads_it() -> None:
+    given = server_command(
+        find_wheel(), Path("/b"), Path("/r"), Addresses("::1", "::1", "::", 1, 2, 3), "prefix_", "secret"
+    )
+    for word in ("--grpc-address=[::1]", "--http-address=ipv6:::1", "--metrics-address=ipv6:::"):
+        assert word in given
+
+
 def test_nothing_is_open_beyond_this_machine_unless_it_was_named() -> None:
     parser = argparse.ArgumentParser()
     endpoints.add_arguments(parser.add_argument_group("place"))
