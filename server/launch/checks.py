@@ -160,31 +160,40 @@ def check_shared_memory(needed: int = SHM_NEEDED_BYTES, folder: str = "/dev/shm"
 
 def free_port(host: str) -> int:
     """A TCP port that is free now."""
-    return endpoint("grpc", host, 0)[1]
+    with hold_endpoint("grpc", host, 0) as sock:
+        return int(sock.getsockname()[1])
 
 
-def endpoint(name: str, host: str, port: int) -> tuple[str, int]:
-    """Where an endpoint is to listen.
+def hold_endpoint(name: str, host: str, port: int) -> socket.socket:
+    """Take the place where an endpoint is to listen. Until the socket is closed nobody is given it by chance, but
+    Triton, which asks for it by number, can listen there, also after a restart.
 
     Args:
         name: grpc, http or metrics.
-        host: an address, or a name: IPv4 then if there is one.
+        host: an address, or a name: IPv4 then if there is one. (Triton's HTTP server knows no names.)
         port: 0 is any free one.
 
     Returns:
-        The address in numbers, as Triton's HTTP server knows no names, and a port that is free now.
+        A socket at the address and port; it does not listen.
 
     Raises:
         StartError: the name is not known, the address is none of this machine's, or the port is taken; names the flag.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
-        host = str(min(found, key=lambda row: row[0] != socket.AF_INET)[4][0])
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-            if port:  # else two servers could be given the same one
+        address = str(min(found, key=lambda row: row[0] != socket.AF_INET)[4][0])
+        sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            if port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-            return host, int(sock.getsockname()[1])
+            sock.bind((address, port))
+            sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # not before: two might get the same one
+        except OSError:
+            sock.close()
+            raise
+        return sock
     except OSError as error:
         flag = f"--{name}-host"
         if error.errno in (errno.EADDRINUSE, errno.EACCES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -73,16 +74,14 @@ class EmbeddedServer:
         self.repository = (repository or packaged_repository()).resolve()
         self.settings = settings or Settings()
         self.admin_key = secrets.token_hex(16)
-        self._endpoints = {
-            "grpc": (grpc_host, grpc_port),
-            "http": (http_host, http_port),
-            "metrics": (metrics_host, metrics_port),
-        }
+        self._endpoints = {"grpc": (grpc_host, grpc_port), "http": (http_host, http_port)}
+        self._endpoints["metrics"] = metrics_host, metrics_port
         self._tls = tls
         self._folder: Path | None = None
         self._models = models
         self._loaded: list[str] = []
         self._names: dict[int, str] = {}
+        self._held: list[socket.socket] = []
         self._log = log
         self._check_hashes = check_hashes
         self._process: GuardedProcess | None = None
@@ -146,7 +145,8 @@ class EmbeddedServer:
         checks.check_repository(self.repository, self._check_hashes)
         if self._tls:
             check_tls(self._tls)
-        grpc, http, metrics = (checks.endpoint(name, *asked) for name, asked in self._endpoints.items())
+        self._held = [checks.hold_endpoint(name, *asked) for name, asked in self._endpoints.items()]
+        grpc, http, metrics = (sock.getsockname() for sock in self._held)
         self._addresses = Addresses(grpc[0], http[0], metrics[0], grpc[1], http[1], metrics[1])
         self._launch()
 
@@ -228,6 +228,8 @@ class EmbeddedServer:
         if clean and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+        for sock in self._held:
+            sock.close()
 
     def kill(self) -> None:
         """End it now, whatever is in flight. The log stays."""

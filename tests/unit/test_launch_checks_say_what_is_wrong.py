@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 import socket
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_too_little_shared_memory() -> None:
         checks.check_shared_memory(needed=2**60)
 
 
+def held(host: str, port: int = 0) -> tuple[str, int]:
+    """What is taken for `host` and `port`."""
+    with checks.hold_endpoint("grpc", host, port) as sock:
+        address, number, *_ = sock.getsockname()
+        return address, number
+
+
 def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -92,33 +100,46 @@ def test_a_port_in_use() -> None:
         with pytest.raises(
             StartError, match=rf"^127\.0\.0\.1:{port} cannot be used .* choose another --grpc-port, 0 is any"
         ):
-            checks.endpoint("grpc", "127.0.0.1", port)
-    assert checks.endpoint("grpc", "127.0.0.1", port) == ("127.0.0.1", port)
+            held("127.0.0.1", port)
+    assert held("127.0.0.1", port) == ("127.0.0.1", port)
 
 
 def test_any_free_port() -> None:
-    host, port = checks.endpoint("metrics", "127.0.0.1", 0)
+    host, port = held("127.0.0.1")
     assert host == "127.0.0.1"
     assert port > 1023
 
 
+def test_a_port_that_is_held_is_free_for_whoever_names_it_alone() -> None:
+    with checks.hold_endpoint("grpc", "127.0.0.1", 0) as sock, socket.socket() as server:
+        port = sock.getsockname()[1]
+        assert port not in {held("127.0.0.1")[1] for _ in range(200)}
+        with socket.socket() as caller:
+            assert caller.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Triton does
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        with socket.create_connection(("127.0.0.1", port), 5):
+            pass
+
+
 def test_an_address_is_in_numbers() -> None:
     """Triton's HTTP server listens nowhere under a name, and says nothing of it."""
-    assert checks.endpoint("http", "localhost", 0)[0] == "127.0.0.1"
-    assert checks.endpoint("http", "127.0.0.1", 0)[0] == "127.0.0.1"
+    for host in ("localhost", "127.0.0.1"):
+        assert held(host)[0] == "127.0.0.1"
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_an_address_of_ipv6() -> None:
     for host in ("::1", "[::1]"):
-        assert checks.endpoint("http", host, 0)[0] == "::1"
+        assert held(host)[0] == "::1"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.name.invalid"])
 @pytest.mark.parametrize("port", [0, 8001])
 def test_an_address_that_is_none_of_this_machine(host: str, port: int) -> None:
     with pytest.raises(StartError, match=rf"^{host}:{port} cannot be used .*: choose another --http-host$"):
-        checks.endpoint("http", host, port)
+        checks.hold_endpoint("http", host, port)
 
 
 def test_the_packaged_repository_is_whole() -> None:
