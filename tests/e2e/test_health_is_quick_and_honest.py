@@ -6,6 +6,7 @@ import base64
 import concurrent.futures
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
         yield started
     finally:
         started.kill()  # Triton waits half a minute for a process that was stopped
+        shutil.rmtree(started.log_path.parent)  # a killed server keeps its log
 
 
 NOT_WELL = {
