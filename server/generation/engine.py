@@ -197,6 +197,7 @@ class Engine:
             taken = sum(sequence.request.settings.num_beams for sequence in self._active)
             interactive = any(sequence.request.priority == "interactive" for sequence in self._active)
             request = self._waiting.take(self._decoder.max_rows - taken, interactive, not self._active)
+        now = time.monotonic()  # it may have come a moment ago only
         if request is None or not request.is_wanted() or not request.future.set_running_or_notify_cancel():
             return
         # Whatever one request's features or prompt bring about must not end the thread that serves all.

@@ -290,3 +290,20 @@ def test_a_completed_request_says_what_it_cost(engine: Engine) -> None:
     assert completed.steps >= len(completed.token_ids) > 0
     assert completed.log_probability < 0
     assert min(completed.waiting_s, completed.encoding_s, completed.decoding_s) >= 0
+
+
+def test_a_request_that_comes_while_others_are_looked_at_has_not_waited_less_than_nothing(
+    engine: Engine,
+) -> None:
+    """While the callers of those that wait are asked, which may take long, another request comes and is let in first."""
+    late: list[Any] = []
+
+    def gone() -> bool:
+        if not late:
+            time.sleep(0.05)
+            late.append(submit(engine, [4]))
+        return True
+
+    with pytest.raises(Cancelled):
+        submit(engine, [3], cancelled=gone).result(10)
+    assert late[0].result(10).waiting_s >= 0
