@@ -6,14 +6,15 @@ import contextlib
 import io
 import logging
 import os
-import queue
 import secrets
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from florence2_sam2.bulk.errors import BulkError
 from florence2_sam2.bulk.guard import Guard
@@ -24,7 +25,7 @@ TEMPORARY = "f2s-bulk-"
 # Ray's sockets lie below its folder, with names of up to 62 characters; the system allows 107 for a path.
 _LONGEST_FOLDER = 44
 _OBJECT_STORE_BYTES = 128 * 2**20  # next to nothing goes through it
-_TICK_SECONDS = 0.5
+_TICK_SECONDS, _BOARD_SECONDS = 0.5, 2.0
 
 
 def _temporary_folder() -> Path:
@@ -75,6 +76,7 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
                 "_node_ip_address": "127.0.0.1",
             }
         opened.callback(ray.shutdown)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             with _without_stderr():
                 ray.init(address or "local", **arguments)
@@ -82,6 +84,7 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
             where = f"at {address} cannot be reached" if address else "does not start"
             why = str(error).splitlines()[0] if str(error) else repr(error)
             raise BulkError(f"Ray {where}: {why}") from None
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a stack trace
         yield
 
 
@@ -127,8 +130,11 @@ def outcomes(
 ) -> Generator[Outcome, None, None]:
     """What becomes of each shard, as they come. A worker that dies is replaced, and its shard given to another.
 
+    For the main thread: Ray Data can be stopped there only.
+
     Args:
-        tick: is called now and then with how far the shards are that are under way.
+        tick: is called now and then, in another thread, with how far the shards are that are under way; what it raises
+            ends the run.
 
     Raises:
         BulkError: Ray gives up.
@@ -136,37 +142,48 @@ def outcomes(
     import ray
 
     board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
-    answers: queue.SimpleQueue[Outcome | Exception | None] = queue.SimpleQueue()
-    dataset = _dataset(shards, job, workers, board)
-
-    def drain() -> None:
+    with _Ticks(board, tick) as ticks:
         try:
-            for row in dataset.iter_rows():
-                answers.put(Outcome(**row))
-            answers.put(None)
+            for row in _dataset(shards, job, workers, board).iter_rows():
+                yield Outcome(**row)
+        except KeyboardInterrupt:
+            raise ticks.error or KeyboardInterrupt from None
         except Exception as error:
-            answers.put(error)
+            raise BulkError(f"Ray has given up: {_reason(error)}") from None
 
-    # In a thread, so that this one is free to look after everything else.
-    threading.Thread(target=drain, name="bulk-ray", daemon=True).start()
-    asked: Any = board.read.remote()
-    while True:
-        try:
-            answer = answers.get(timeout=_TICK_SECONDS)
-        except queue.Empty:
-            ready, _ = ray.wait([asked], timeout=0)
-            if ready:
-                with contextlib.suppress(ray.exceptions.RayError):
-                    tick(ray.get(asked))
-                asked = board.read.remote()
-            else:
-                tick({})
-            continue
-        if answer is None:
-            return
-        if isinstance(answer, Exception):
-            raise BulkError(f"Ray has given up: {_reason(answer)}")
-        yield answer
+
+class _Ticks:
+    """Reads the board every now and then, and hands on what is there. An error of who is told interrupts the run."""
+
+    def __init__(self, board: Any, tick: Callable[[Mapping[int, Told]], None]) -> None:
+        self._board, self._tick = board, tick
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="bulk-ticks", daemon=True)
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _go_on(self) -> None:
+        import ray
+
+        while not self._ended.wait(_TICK_SECONDS):
+            told: Mapping[int, Told] = {}
+            with contextlib.suppress(ray.exceptions.RayError):  # the board may be on its way to another node
+                told = ray.get(self._board.read.remote(), timeout=_BOARD_SECONDS)
+            try:
+                self._tick(told)
+            except Exception as error:
+                self.error = error
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
 
 def _dataset(shards: Sequence[int], job: Job, workers: int, board: Any) -> Any:

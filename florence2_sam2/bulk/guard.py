@@ -1,15 +1,14 @@
 """A small process beside a run: whatever ends the run, nothing of the Ray that it has started stays behind.
 
-Killed, a run takes most of Ray's processes with it, but some would stay for a minute, and its files for ever. What was
-started for a run carries the run's mark in its environment, so that nothing else is ended. Linux only; elsewhere it
-does nothing.
+Killed, a run takes most of Ray's processes with it, but some would stay for a minute, and its files for ever. Ray's
+processes are known by the files that they have open in the run's own folder: their environment and command line they
+overwrite. Linux only; elsewhere it only removes the files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -19,46 +18,39 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-VARIABLE = "FLORENCE2_SAM2_BULK_RUN"
 _SECONDS = 3.0  # for Ray to end its processes by itself
 
 
 class Guard:
-    """A context manager: processes that are started within it carry the mark; all are gone afterwards.
-
-    Args:
-        folder: is removed in the end, when nothing writes to it any more.
-    """
+    """A context manager: afterwards `folder`, and whatever has files open in it, is gone."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._mark = folder, secrets.token_hex(16)
+        self._folder = folder
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "florence2_sam2.bulk.guard", self._mark, str(self._folder)],
+            [sys.executable, "-m", "florence2_sam2.bulk.guard", str(os.getpid()), str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the run
         )
-        os.environ[VARIABLE] = self._mark
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del os.environ[VARIABLE]
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
 
-def clean(mark: str, folder: Path) -> None:
-    """End what carries the mark, after a moment, and remove the folder."""
+def clean(folder: Path, run: int) -> None:
+    """End what works in the folder, after a moment, and remove it; `run`, the process of the run, is left alone."""
     end = time.monotonic() + _SECONDS
-    while marked(mark) and time.monotonic() < end:
+    while at_work_in(folder, run) and time.monotonic() < end:
         time.sleep(0.05)
-    while left := marked(mark):
+    while left := at_work_in(folder, run):
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -66,17 +58,17 @@ def clean(mark: str, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def marked(mark: str) -> list[int]:
-    """Processes, but this one, that were started with the mark."""
-    wanted = f"{VARIABLE}={mark}".encode()
+def at_work_in(folder: Path, run: int) -> list[int]:
+    """Processes that have files open in the folder, but for the run's."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
+            opened = [os.readlink(link) for link in (process / "fd").iterdir()]
+            if any(name.startswith(f"{folder}/") for name in opened) and int(process.name) != run:
+                found.append(int(process.name))
     return found
 
 
 if __name__ == "__main__":
     sys.stdin.buffer.read()  # until the run closes it, or is no more
-    clean(sys.argv[1], Path(sys.argv[2]))
+    clean(Path(sys.argv[2]), int(sys.argv[1]))

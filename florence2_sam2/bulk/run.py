@@ -21,13 +21,14 @@ from florence2_sam2.bulk.shard import Told
 from florence2_sam2.bulk.worker import Job, Outcome
 
 MANIFEST = "_manifest.json"
+COUNTS = ("pictures", "failed", "objects")
 _MANIFEST_SECONDS = 30.0
 _READERS = 16  # threads that look into the files of earlier runs
 
 
 @dataclass
 class State:
-    """What is known of the shards."""
+    """What is known of the shards. Two threads have to do with it."""
 
     plan: Plan
     finished: dict[int, Summary]
@@ -38,6 +39,7 @@ class State:
     """Shards that this run could not do, and why."""
     stopped: str | None = None
     """Why the run ends before all shards are done."""
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -45,24 +47,28 @@ class State:
 
     def total(self, name: str) -> int:
         """`pictures`, `failed` or `objects` of the finished shards, and of what is under way."""
-        parts = [*self.finished.values(), *self.under_way.values()]
-        return sum(int(getattr(part, name)) for part in parts)
+        with self._lock:
+            return sum(
+                int(getattr(part, name)) for part in (*self.finished.values(), *self.under_way.values())
+            )
 
     def add(self, outcome: Outcome) -> None:
         """A worker is done with a shard."""
-        self.under_way.pop(outcome.shard, None)
-        if outcome.error is None:
-            counts = (outcome.pictures, outcome.failed, outcome.objects)
-            self.finished[outcome.shard] = Summary(self.plan.id, outcome.shard, *counts)
-        elif outcome.fatal:
-            self.stopped = outcome.error
-        else:
-            self.broken[outcome.shard] = outcome.error
+        with self._lock:
+            self.under_way.pop(outcome.shard, None)
+            if outcome.error is None:
+                counts = (outcome.pictures, outcome.failed, outcome.objects)
+                self.finished[outcome.shard] = Summary(self.plan.id, outcome.shard, *counts)
+            elif outcome.fatal:
+                self.stopped = outcome.error
+            else:
+                self.broken[outcome.shard] = outcome.error
 
     def tell(self, told: Mapping[int, Told]) -> None:
         """How far workers are; what is finished or broken is not under way any more."""
-        over = self.finished.keys() | self.broken.keys()
-        self.under_way.update((number, one) for number, one in told.items() if number not in over)
+        with self._lock:
+            over = self.finished.keys() | self.broken.keys()
+            self.under_way.update((number, one) for number, one in told.items() if number not in over)
 
     def left(self) -> list[int]:
         """Shards that are not done."""
@@ -152,26 +158,24 @@ def _do(
                 state.add(outcome)
                 if state.stopped is not None:
                     break
-                look_after({})
     finally:
+        state.under_way.clear()
         if not lost.is_set():
-            state.under_way.clear()
-            _save(folder, state)
+            with contextlib.suppress(BulkError, OSError):  # what ends the run is more to the point
+                state.finished |= _finished(folder, state.plan)  # Ray has not told all of it yet
+                tick(state)
+                _save(folder, state)
 
 
 def _save(folder: Folder, state: State) -> None:
     """The manifest: what is in each finished shard. It may be behind; the shards' files are what counts."""
+    finished = sorted(state.finished.copy().items())
+    counts = {number: {name: getattr(one, name) for name in COUNTS} for number, one in finished}
     body = {
         "plan": state.plan.id,
         "complete": state.is_complete,
-        **{
-            name: sum(getattr(one, name) for one in state.finished.values())
-            for name in ("pictures", "failed", "objects")
-        },
-        "shards": {
-            state.plan.file(number): {"pictures": one.pictures, "failed": one.failed, "objects": one.objects}
-            for number, one in sorted(state.finished.items())
-        },
+        **{name: sum(one[name] for one in counts.values()) for name in COUNTS},
+        "shards": {state.plan.file(number): one for number, one in counts.items()},
     }
     folder.replace(MANIFEST, (json.dumps(body, indent=1) + "\n").encode())
 

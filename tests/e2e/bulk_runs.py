@@ -20,7 +20,7 @@ from calls import alive, descendants, until
 from PIL import Image
 
 from florence2_sam2.bulk import rows
-from florence2_sam2.client import Segmenter
+from florence2_sam2.client import InvalidRequest, Segmenter
 from florence2_sam2.training.scenes import draw_scene
 
 FIRST_SEED = 9_300_000  # far from those of the training's and of the evaluation's scenes
@@ -48,8 +48,8 @@ def direct(address: str, pictures: Mapping[str, bytes], **settings: Any) -> dict
     with Segmenter(address) as segmenter:
         each = segmenter.segment_each((pictures[name] for name in names), concurrency=4, **settings)
         for name, done in zip(names, each, strict=True):
-            if done.result is not None:
-                found[name] = rows.of(name, done.result)
+            if not isinstance(done.error, InvalidRequest):
+                found[name] = rows.of(name, done.unwrap())
     return found
 
 
