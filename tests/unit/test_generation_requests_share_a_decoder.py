@@ -295,7 +295,7 @@ def test_a_completed_request_says_what_it_cost(engine: Engine) -> None:
 def test_a_request_that_comes_while_others_are_looked_at_has_not_waited_less_than_nothing(
     engine: Engine,
 ) -> None:
-    """While the callers of those that wait are asked, which may take long, another request comes and is let in first."""
+    """While the callers of those that wait are asked, which may take long, another one comes and is let in."""
     late: list[Any] = []
 
     def gone() -> bool:
