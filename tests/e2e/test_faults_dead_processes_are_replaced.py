@@ -189,12 +189,13 @@ def test_a_killed_process(servers: Servers, victim: str) -> None:
         os.kill(served.process_of(victim), signal.SIGKILL)
         began = time.monotonic()
         error = told.exception()
-        back = back_after(began, lambda: ask(plain), served.restart_seconds)
+        back = back_after(
+            began, lambda: ask(plain), served.restart_seconds
+        )  # on the channel that has seen it die
         print(f"{victim}: told after {ended['told'] - began:.2f} s, back after {back:.1f} s")
         assert isinstance(error, CannotConnect | ServerOverloaded), repr(error)
-        assert not set("/'") & set(error.message.replace("grpc://", "")), (
-            error.message
-        )  # no path, no stub's name
+        assert error.message.startswith((f"no connection to grpc://{address}: ", "a part of "))
+        assert not set("/'") & set(error.message.replace("grpc://", "")), "a path, or a stub's name"
         assert ended["told"] - began < ERROR_SECONDS
         assert back < served.restart_seconds
         kept.result()
@@ -216,24 +217,3 @@ def test_the_front_for_http(servers: Servers) -> None:
     ask()
     os.kill(served.process_of("segment_http"), signal.SIGKILL)
     assert back_after(time.monotonic(), ask, served.restart_seconds) < served.restart_seconds
-
-
-def test_a_client_without_retries_works_again_on_its_channel(servers: Servers) -> None:
-    """And what it is told in between says what has happened, long before its deadline."""
-    served = servers.one_to_kill()
-    with (
-        Segmenter(served.addresses["grpc"], retries=0, timeout=20) as client,
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
-        segment(client)
-        slow = pool.submit(slow_segment, client)
-        time.sleep(0.3)
-        os.kill(served.process_of("tritonserver"), signal.SIGKILL)
-        began = time.monotonic()
-        with pytest.raises(CannotConnect, match=rf"no connection to grpc://{served.addresses['grpc']}: "):
-            slow.result()
-        assert time.monotonic() - began < ERROR_SECONDS
-        with pytest.raises(CannotConnect, match="no connection to"):
-            segment(client)
-        client.wait_until_ready(served.restart_seconds)
-        assert segment(client).width
