@@ -8,12 +8,13 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from florence2_sam2.bulk.errors import BulkError
@@ -25,6 +26,7 @@ TEMPORARY = "f2s-bulk-"
 # Ray's sockets lie below its folder, with names of up to 62 characters; the system allows 107 for a path.
 _LONGEST_FOLDER = 44
 _OBJECT_STORE_BYTES = 128 * 2**20  # next to nothing goes through it
+_REACH_SECONDS = 10.0
 _TICK_SECONDS, _BOARD_SECONDS = 0.5, 2.0
 
 
@@ -41,6 +43,8 @@ def _temporary_folder() -> Path:
 def connected(address: str | None, workers: int) -> Iterator[None]:
     """Ray, of a cluster or started here, for as long as the context lasts. Its own output is kept quiet.
 
+    For the main thread. SIGTERM raises KeyboardInterrupt meanwhile.
+
     Args:
         address: of a cluster; None: one is started on this machine, for this run only.
         workers: that will be wanted of it.
@@ -48,6 +52,8 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
     Raises:
         BulkError: it does not start, or cannot be reached.
     """
+    if address is not None:
+        _require_reachable(address)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address is None:
@@ -76,7 +82,7 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
                 "_node_ip_address": "127.0.0.1",
             }
         opened.callback(ray.shutdown)
-        on_sigterm = signal.getsignal(signal.SIGTERM)
+        opened.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         try:
             with _without_stderr():
                 ray.init(address or "local", **arguments)
@@ -84,8 +90,23 @@ def connected(address: str | None, workers: int) -> Iterator[None]:
             where = f"at {address} cannot be reached" if address else "does not start"
             why = str(error).splitlines()[0] if str(error) else repr(error)
             raise BulkError(f"Ray {where}: {why}") from None
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a stack trace
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own ends the process with a stack trace
         yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _require_reachable(address: str) -> None:
+    """Raises BulkError where nobody listens at `host:port`, or `ray://host:port`. Ray tries that for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise BulkError(f"Ray at {address} cannot be reached: {why}") from None
 
 
 @contextlib.contextmanager
@@ -182,7 +203,7 @@ class _Ticks:
                 self._tick(told)
             except Exception as error:
                 self.error = error
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # not SIGINT, which a shell's background jobs ignore
                 return
 
 

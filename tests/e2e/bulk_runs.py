@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,23 +113,27 @@ class Bulk:
         """Wait until so many shards are finished and others are not."""
 
         def enough() -> bool:
-            self.look()
             return len(finished(out)) >= shards or self.process.poll() is not None
 
-        assert until(enough, RAY_SECONDS), self.said()
+        assert self._until(enough, RAY_SECONDS), self.said()
         assert self.process.poll() is None, self.said()
 
     def wait(self, seconds: float = 2 * RAY_SECONDS) -> int:
         """Its exit code."""
-
-        def ended() -> bool:
-            self.look()
-            return self.process.poll() is not None
-
-        assert until(ended, seconds), self.said()
+        assert self._until(lambda: self.process.poll() is not None, seconds), self.said()
         code = self.process.returncode
         assert code is not None
         return int(code)
+
+    def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether it became true in time. Looks for processes only now and then: that takes a while itself."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            self.look()
+            until(condition, 1)
+        return True
 
     def kill(self) -> None:
         self.look()

@@ -100,7 +100,7 @@ def test_the_server_is_killed(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_run_that_is_stopped_cleans_up_and_goes_on(
     server: EmbeddedServer,
     pictures: Path,
@@ -121,6 +121,28 @@ def test_a_run_that_is_stopped_cleans_up_and_goes_on(
     assert Bulk(temporary, server.grpc_address, *command).wait() == 1
     assert before.items() <= finished(out).items()
     same_rows(read(out), direct(server.grpc_address, PICTURES))
+
+
+@pytest.mark.long
+def test_a_run_that_was_taken_for_dead_ends(
+    server: EmbeddedServer,
+    pictures: Path,
+    tmp_path: Path,
+    temporary: Path,  # noqa: F811
+) -> None:
+    """Its machine had stopped for minutes, say, and another run has begun in its place."""
+    out = tmp_path / "out"
+    run = Bulk(
+        temporary, server.grpc_address, pictures, out, "--shard-size", 2, "--in-flight", 1, "--workers", 1
+    )
+    run.until_finished(out, 1)
+    (out / "_owner.json").write_text('{"run": "another"}')
+    assert run.wait(120) == 1
+    wanted = f"florence2-sam2 bulk: {out} has been taken over by another run, which took this one for dead\n"
+    assert run.said().endswith(wanted)
+    assert (out / "_owner.json").read_text() == '{"run": "another"}'
+    run.leaves_nothing()
+    assert len(finished(out)) < COUNT // 2
 
 
 @pytest.mark.long
