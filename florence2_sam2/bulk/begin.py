@@ -55,6 +55,25 @@ class Options:
     url_rules: UrlRules = field(default_factory=UrlRules)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What a new run needs to write its plan."""
+
+    question: Question
+    found: Found
+
+
+def prepare(options: Options) -> Beginning:
+    """Look at the input and ask the server. Nothing is written.
+
+    Raises:
+        WrongUsage: there is nothing to read, or something is wrong with the options.
+        BulkError: no server answers.
+    """
+    what, found = look(options)
+    return Beginning(_question(options, what, options.form or "parquet"), found)
+
+
 def look(options: Options) -> tuple[Source, Found]:
     """What is to be read. Nothing is written or sent.
 
@@ -77,18 +96,15 @@ def look(options: Options) -> tuple[Source, Found]:
         raise WrongUsage(f"INPUT: {options.url}: {error.strerror or error}") from None
 
 
-def new(options: Options, folder: Folder, looked_at: tuple[Source, Found]) -> Plan:
-    """Ask the server, list the pictures, write the plan.
+def new(options: Options, folder: Folder, beginning: Beginning) -> Plan:
+    """List the pictures, write the plan.
 
     Raises:
-        WrongUsage: the server refuses the settings, or the input has faults.
-        BulkError: no server answers.
+        WrongUsage: the input has faults.
         OSError: the plan cannot be written.
     """
-    what, found = looked_at
-    question = _question(options, what, options.form or "parquet")
-    size = options.shard_size or SHARD_SIZE
-    return plan.make(folder, question, listing.shards(what, found, size), size)
+    question, size = beginning.question, options.shard_size or SHARD_SIZE
+    return plan.make(folder, question, listing.shards(question.source, beginning.found, size), size)
 
 
 def require_same(options: Options, before: Plan) -> None:
@@ -142,7 +158,11 @@ def _asked(options: Options, settings: Mapping[str, Any]) -> Segmentation:
     file = io.BytesIO()
     Image.new("RGB", (64, 48), "grey").save(file, "PNG")
     servers = options.servers
-    with Segmenter(servers if len(servers) > 1 else servers[0], timeout=options.timeout) as segmenter:
+    try:
+        asking = Segmenter(servers if len(servers) > 1 else servers[0], timeout=options.timeout)
+    except ValueError as error:
+        raise WrongUsage(f"--url: {error}") from None
+    with asking as segmenter:
         end = time.monotonic() + _ASKING_SECONDS
         while True:
             try:

@@ -94,14 +94,16 @@ def run(
         OSError: the output folder cannot be written.
     """
     folder = Folder(options.output)
-    looked_at = begin.look(options) if Plan.load(folder) is None else None  # a mistake there makes no folder
+    beginning = (
+        begin.prepare(options) if Plan.load(folder) is None else None
+    )  # a mistake there makes no folder
     folder.make()
     lost = threading.Event()
     with Owner(folder, lost.set, told):
         folder.sweep()
         plan = Plan.load(folder)
         if plan is None:
-            plan = begin.new(options, folder, looked_at or begin.look(options))
+            plan = begin.new(options, folder, beginning or begin.prepare(options))
             state = State(plan, {})
         else:
             begin.require_same(options, plan)
@@ -162,7 +164,8 @@ def _do(
         state.under_way.clear()
         if not lost.is_set():
             with contextlib.suppress(BulkError, OSError):  # what ends the run is more to the point
-                state.finished |= _finished(folder, state.plan)  # Ray has not told all of it yet
+                # Ray has not told all of it yet; and the manifest may be behind what has been told.
+                state.finished = _finished(folder, state.plan) | state.finished
                 tick(state)
                 _save(folder, state)
 

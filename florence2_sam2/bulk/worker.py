@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -67,6 +68,8 @@ class Worker:
     def __init__(self, job: Job, told: Callable[[shard.Told], None] = lambda _: None) -> None:
         self._job, self._told = job, told
         self._loop = asyncio.new_event_loop()
+        # For all pictures that are read or packed at once, whatever the machine has of cores.
+        self._loop.set_default_executor(ThreadPoolExecutor(2 * job.in_flight + 4, "bulk-files"))
         # A thread of its own: whoever calls may do so from any thread, but a client belongs to one loop.
         self._thread = threading.Thread(target=self._loop.run_forever, name="bulk-calls", daemon=True)
         self._thread.start()

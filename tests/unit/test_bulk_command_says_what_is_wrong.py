@@ -68,6 +68,7 @@ def run(capsys: pytest.CaptureFixture[str], peer: Peer) -> Run:
         (["--form", "parquet", "--merge", "a.json"], "--merge: it goes with --form coco"),
         (["--form", "coco", "--normalized"], "--normalized: COCO's coordinates are pixels"),
         (["--url", "http://a"], "--url: 'http://a': this client speaks gRPC"),
+        (["--url", "a.invalid", "--url", "b.invalid"], "--url: a.invalid:8001: the name is not known"),
         (["--boxes", "[[0, 0, 1, 1]]"], "unrecognized arguments: --boxes"),
         (["--caption", "a", "--phrases", "b"], "not allowed with argument"),
     ],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import grpc
 import pyarrow.parquet as pq
 import pytest
@@ -191,7 +194,7 @@ def test_no_server_ends_the_run_and_it_goes_on_later(peer: Peer, pictures: Path,
         pass
     with pytest.raises(BulkError, match="no server answers at"):
         run(gone, pictures, tmp_path / "out")
-    assert not (tmp_path / "out" / "_plan.json").exists()
+    assert not (tmp_path / "out").exists()
     count = 0
 
     def reply(request: Any) -> tuple[dict[str, Any], bytes]:
@@ -302,6 +305,34 @@ def test_numbers_that_were_float32_are_the_same(peer: Peer, pictures: Path, tmp_
     assert run(peer, pictures, tmp_path / "out").is_complete
 
 
+def test_all_of_it_in_an_object_store(peer: Peer, tmp_path: Path) -> None:
+    """fsspec's `memory://`; the second time a shard is missing, and a picture as well."""
+    fs = fsspec.filesystem("memory")
+    root = f"memory://{uuid.uuid4().hex}"
+    for number in range(COUNT):
+        fs.pipe_file(f"{root}/in/{number:02}.png", png(number))
+    fs.pipe_file(f"{root}/in/05.png", b"x" * 1000)
+    options = {"max_bytes": 900}
+    state = run(peer, f"{root}/in", f"{root}/out", **options)  # type: ignore[arg-type]
+    assert (state.is_complete, state.total("failed")) == (True, 1)
+    fs.rm_file(f"{root}/out/shard-000000.parquet")
+    fs.rm_file(f"{root}/in/01.png")
+    state = run(peer, f"{root}/in", f"{root}/out", **options)  # type: ignore[arg-type]
+    assert (state.is_complete, state.before, state.total("failed")) == (True, COUNT - 4, 2)
+    read = [row for path in sorted(fs.glob(f"{root}/out/shard-*")) for row in rows_of(fs.cat_file(path))]
+    assert [row["id"] for row in read] == NAMES
+    assert {row["id"]: row["error"] for row in read if row["error"]} == {
+        "01.png": "the file cannot be read: there is no such file",
+        "05.png": "the picture has more than 900 bytes; --max-image-bytes allows more",
+    }
+    assert not fs.exists(f"{root}/out/_owner.json")
+
+
+def rows_of(content: bytes) -> list[dict[str, Any]]:
+    read: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+    return read
+
+
 def test_wrong_settings_fail_before_anything_is_written(peer: Peer, pictures: Path, tmp_path: Path) -> None:
     peer.reply = lambda _: (_ for _ in ()).throw(  # type: ignore[assignment]
         Refusal(grpc.StatusCode.INVALID_ARGUMENT, "options.tiles: must be from 1 to 4, is 9")
@@ -309,7 +340,7 @@ def test_wrong_settings_fail_before_anything_is_written(peer: Peer, pictures: Pa
     with pytest.raises(WrongUsage, match=r"^--tiles: must be from 1 to 4, is 9"):
         run(peer, pictures, tmp_path / "out", settings={"tiles": 9})
     assert len(peer.received) == 1
-    assert not list((tmp_path / "out").glob("*"))
+    assert not (tmp_path / "out").exists()
     with pytest.raises(WrongUsage, match="there is nothing at"):
         run(peer, tmp_path / "none", tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
