@@ -24,6 +24,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # A graph this small runs for a millisecond or so per call, and waking a second thread costs more than it saves: with
 # one thread each, the demo models answered 8 callers 1.4 times as fast on 2 cores.
 SMALL_BYTES = 8 * 2**20
+MAX_SMALL_THREADS = 4  # its nodes are too small for more
 
 
 class ProviderError(RuntimeError):
@@ -36,6 +37,13 @@ def threads(path: Path) -> int:
     if chosen:
         return chosen
     return 1 if is_small(path) else cores()
+
+
+def threads_alone(path: Path) -> int:
+    """Threads of a second session of a small model, for a request that has the machine to itself; 0: it has none, since
+    its one session has every core or what the environment says."""
+    several = min(cores(), MAX_SMALL_THREADS)
+    return several if several > threads(path) and is_small(path) and THREADS_VARIABLE not in os.environ else 0
 
 
 def cores(quota: Path = CPU_QUOTA) -> int:

@@ -70,7 +70,7 @@ class Settings:
 
     max_in_flight: int = _setting(8, "requests worked on at once", 1)
     max_queue: int = _setting(32, "requests that may wait; more are refused", 0)
-    queue_seconds: float = _setting(120.0, "time that a request may wait, after which it is refused", 0.001)
+    queue_seconds: float = _setting(300.0, "time that a request may wait, after which it is refused", 0.001)
     max_fetches: int = _setting(32, "pictures fetched from URLs at once; more are refused", 1)
     bulk_beside: int = _setting(
         1,

@@ -22,9 +22,14 @@ hypothesis.settings.load_profile("shared cores")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# End-to-end tests that mostly start servers of their own, stop, kill or overload them.
+OWN_SERVERS = ("admission", "bulk", "container", "faults", "load", "released", "serve", "speed", "wheel")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Spread over processes, the end-to-end tests stay in one: they share a server.
+    """Spread over processes, the end-to-end tests that share a server stay in one, and those with servers of their own
+    in another one: each is about a third of all the work.
 
     (`--dist loadgroup` would do, but pytest 9.2 does not hand xdist 3.8's groups on.)
     """
@@ -32,7 +37,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ServersTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "server" if "tests/e2e/" in nodeid else nodeid
+            _, found, name = nodeid.partition("tests/e2e/test_")
+            if not found:
+                return nodeid
+            return "own servers" if name.startswith(OWN_SERVERS) else "shared server"
 
     return ServersTogether(config, log)
 

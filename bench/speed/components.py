@@ -21,7 +21,7 @@ from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.decoder import DECODER, TEXT_ENCODER, Decoder
 from florence2_sam2.server.generation.embedding import embeddings
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import open_session, threads_alone
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.candidates import (
     Candidate,
@@ -33,6 +33,8 @@ from florence2_sam2.server.segment.request import THRESHOLDS
 
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"
 MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
+
+MODEL_FILE = "model.onnx"  # of a leaf model
 
 Feeds = dict[str, np.ndarray]
 
@@ -141,7 +143,9 @@ class Components:
     def nodes(self, index: int, repeats: int) -> tuple[float, list[Node]]:
         """Seconds of a run of component `index` as it is, and its nodes' times while onnxruntime writes them down."""
         part = self.components[index]
-        session = open_session(part.path, plan_memory=part.path.name == DECODER)
+        session = open_session(
+            part.path, intra_op_threads=_threads(part.path), plan_memory=part.path.name == DECODER
+        )
         times = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
@@ -151,7 +155,7 @@ class Components:
 
     @functools.cache  # noqa: B019 - there is one object, and it lives as long as its process
     def _session(self, path: Path) -> Any:
-        return open_session(path)
+        return open_session(path, intra_op_threads=_threads(path))
 
     @functools.cache  # noqa: B019
     def _decoder(self) -> Decoder:
@@ -216,10 +220,20 @@ class Components:
         return spent / tokens
 
 
+def _threads(path: Path) -> int | None:
+    """As the server runs it for a request that is alone; None: as ever."""
+    return (threads_alone(path) or None) if path.name == MODEL_FILE else None
+
+
 def profiled(path: Path, feeds: Feeds, repeats: int) -> list[Node]:
     """The nodes in the order in which they run, each with the median of its times."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, plan_memory=path.name == DECODER, profile=Path(folder) / "run")
+        session = open_session(
+            path,
+            intra_op_threads=_threads(path),
+            plan_memory=path.name == DECODER,
+            profile=Path(folder) / "run",
+        )
         for _ in range(repeats + 1):
             session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

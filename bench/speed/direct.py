@@ -23,7 +23,7 @@ from florence2_sam2.client.images import encode
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import open_session, threads_alone
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.models import (
     Floats,
@@ -56,8 +56,9 @@ class DirectModels:
         }
         self.input_size = largest(self._spec.image, self._sam2.image)
         self._sessions = {
-            name: open_session(manifest.version_folder(repository, name) / "model.onnx")
+            name: open_session(path, intra_op_threads=threads_alone(path) or None)  # one request at a time
             for name in ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
+            for path in [manifest.version_folder(repository, name) / "model.onnx"]
         }
         folder = manifest.version_folder(repository, "florence2")
         self.florence2 = Florence2(folder, self._spec, max_rows=settings.decoder_rows)

@@ -135,6 +135,7 @@ def _do(
         "client" if options.fetch_here else "server",
         options.url_rules,
     )
+    _save(folder, state)  # it must not tell of shards whose files have been taken away
     written = time.monotonic()
 
     def look_after(told: Mapping[int, Told]) -> None:

@@ -34,7 +34,7 @@ class Gate:
     """Lets `running` calls in at once and keeps `waiting` more, interactive before bulk, else first come first served.
 
     Bulk calls leave a quarter of the places, at least one, to interactive ones, which so need not wait for one of them
-    to end. Belongs to one event loop.
+    to end, and a quarter of the queue, so that those are not refused for them. Belongs to one event loop.
 
     Args:
         seconds: after which a call that waits is refused.
@@ -68,10 +68,14 @@ class Gate:
         Raises:
             Overloaded: as many wait already as may wait.
         """
-        if not self._has_place(priority) and self.depth >= self._waiting:
+        depths = self.depths()
+        full = sum(depths.values()) >= self._waiting
+        if priority == "bulk":
+            full = full or depths["bulk"] >= self._waiting - self._waiting // 4
+        if full and not self._has_place(priority):
             self.refused[QUEUE_FULL] += 1
             raise Overloaded(
-                f"the server is full: {self._waiting} calls are waiting already, try again later"
+                f"the server is full: {sum(depths.values())} calls are waiting already, try again later"
             )
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
 class TritonModels:
     """Implements `Models` through BLS calls; resizing runs in worker threads."""
 
-    def __init__(self, repository: Path, run: Run) -> None:
+    def __init__(self, repository: Path, run: Run, is_alone: Callable[[], bool] = lambda: False) -> None:
         """Read the manifests of the two checkpoints.
+
+        Args:
+            is_alone: whether one call only is under way.
 
         Raises:
             ManifestError: a half of the repository is missing or damaged.
         """
-        self._run = run
+        self._run, self._is_alone = run, is_alone
         self._florence2 = manifest.read_florence2(repository)
         self._sam2 = manifest.read_sam2(repository)
         self.identities: dict[str, dict[str, Any]] = {
@@ -50,7 +54,10 @@ class TritonModels:
     async def image_features(self, picture: Pixels) -> Floats:
         pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)
         answer = await bls.call(
-            "florence2_vision_encoder", {"pixel_values": pixel_values}, ["image_features"]
+            "florence2_vision_encoder",
+            {"pixel_values": pixel_values},
+            ["image_features"],
+            alone=self._is_alone(),
         )
         return answer["image_features"]
 
@@ -93,7 +100,9 @@ class TritonModels:
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
         pixel_values = await self._run(to_pixel_values, picture, self._sam2.image)
-        answer = await bls.call("sam2_image_encoder", {"pixel_values": pixel_values}, MAPS)
+        answer = await bls.call(
+            "sam2_image_encoder", {"pixel_values": pixel_values}, MAPS, alone=self._is_alone()
+        )
         return Sam2Features(*(answer[name] for name in MAPS))
 
     async def masks(
@@ -101,7 +110,9 @@ class TritonModels:
     ) -> tuple[Floats, Floats]:
         inputs = {name: getattr(features, name) for name in MAPS}
         inputs["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
-        answer = await bls.call("sam2_mask_decoder", inputs, ["mask_logits", "scores"])
+        answer = await bls.call(
+            "sam2_mask_decoder", inputs, ["mask_logits", "scores"], alone=self._is_alone()
+        )
         return answer["mask_logits"], answer["scores"]
 
 

@@ -216,6 +216,10 @@ class AsyncModel:
     async def stop(self) -> None:
         """End what `start` began. Everything that was in flight has been answered."""
 
+    def is_alone(self) -> bool:
+        """Whether this model has one request only."""
+        return len(self._tasks) <= 1
+
     async def in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run CPU work in a thread, off the loop. It is not interrupted when the caller goes."""
         result = await self.loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))

@@ -17,6 +17,9 @@ from florence2_sam2.server.triton.outstanding import Outstanding
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceResponse
 
+# A request's parameter: no other one is under way, so that the model may take the whole machine.
+ALONE = "alone"
+
 # Calls of this process, which has one event loop.
 calls = Outstanding()
 
@@ -44,7 +47,11 @@ async def call_with_line(
 
 
 async def call(
-    model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], timeout: float | None = None
+    model: str,
+    inputs: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str],
+    timeout: float | None = None,
+    alone: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """Ask another model, on the event loop of an `AsyncModel`.
 
@@ -52,6 +59,7 @@ async def call(
         inputs: arrays by tensor name; BYTES as object arrays (see `tensors.bytes_array`). Lengths of 0 are
             fine. outputs: the names wanted; others are not computed where the backend can leave them out.
         timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do that.
+        alone: whether nothing else is under way, as far as is known.
 
     Returns:
         Arrays of our own memory, by name.
@@ -61,7 +69,7 @@ async def call(
         DeadlinePassed: `timeout` is over.
         ModelFailed: the other model failed otherwise.
     """
-    return await _call(model, inputs, outputs, timeout, {}, watched=True)
+    return await _call(model, inputs, outputs, timeout, {ALONE: True} if alone else {}, watched=True)
 
 
 async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: str) -> NDArray[Any]:

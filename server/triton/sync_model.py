@@ -46,7 +46,8 @@ class SyncModel:
         import triton_python_backend_utils as pb_utils
 
         try:
-            if request.is_cancelled():
+            # Another model of ours passes no cancellation on, and asking takes a tenth of a millisecond.
+            if not failures.is_between_models(request) and request.is_cancelled():
                 raise Cancelled("the caller has gone")
             tensors = self.answer(request)
             check_room(tensors)

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kserve_peer import ANSWER, Peer, Refusal, serving
 
-from florence2_sam2.bulk import begin, worker
+from florence2_sam2.bulk import begin, cluster, worker
 from florence2_sam2.bulk import run as running
 from florence2_sam2.bulk.begin import Options
 from florence2_sam2.bulk.errors import BulkError, WrongUsage
@@ -131,6 +131,30 @@ def test_only_what_is_missing_is_done(
     assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
     assert rows(out) == whole
     assert not list(out.glob(".tmp-*"))
+
+
+def test_a_shard_that_was_taken_away_is_counted_anew(
+    peer: Peer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the run dies as soon as it has done it again."""
+    out = tmp_path / "out"
+    run(peer, pictures, out)
+    (out / "shard-000001.parquet").unlink()
+    (pictures / "05.png").unlink()
+    in_turn = cluster.outcomes
+
+    def dies(*arguments: Any) -> Any:
+        next(in_turn(*arguments))
+        monkeypatch.setattr(running, "_save", lambda *_: None)
+        raise BulkError("dead")
+        yield
+
+    with monkeypatch.context() as dying:
+        dying.setattr(cluster, "outcomes", dies)
+        with pytest.raises(BulkError, match="dead"):
+            run(peer, pictures, out)
+    state = run(peer, pictures, out)
+    assert (state.is_complete, state.total("failed"), state.total("objects")) == (True, 1, COUNT - 1)
 
 
 def test_pictures_that_have_come_since_are_not_of_this_run(

@@ -125,6 +125,29 @@ def test_bulk_calls_leave_places_to_interactive_ones(running: int, for_bulk: int
     asyncio.run(scenario())
 
 
+def test_bulk_calls_leave_room_in_the_queue() -> None:
+    async def scenario() -> None:
+        gate, done = Gate(running=1, waiting=8), asyncio.Event()
+
+        async def call(priority: str) -> None:
+            async with gate.enter(priority):
+                await done.wait()
+
+        tasks = [asyncio.create_task(call("bulk")) for _ in range(7)]  # one is in
+        await asyncio.sleep(0.01)
+        assert gate.depths() == {"interactive": 0, "bulk": 6}
+        with pytest.raises(Overloaded, match="6 calls are waiting already"):
+            gate.check("bulk")
+        tasks += [asyncio.create_task(call("interactive")) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded, match="8 calls are waiting already"):
+            gate.check("interactive")
+        done.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 1)
+
+    asyncio.run(scenario())
+
+
 def test_interactive_calls_may_take_every_place() -> None:
     async def scenario() -> None:
         gate, done, entered = Gate(running=4, waiting=0), asyncio.Event(), 0

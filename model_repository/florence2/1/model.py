@@ -104,6 +104,9 @@ class TritonPythonModel(AsyncModel):
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
         pixel_values = await self.in_pool(to_pixel_values, picture, self.spec.image)
         encoded = await bls.call(
-            "florence2_vision_encoder", {"pixel_values": pixel_values}, ["image_features"]
+            "florence2_vision_encoder",
+            {"pixel_values": pixel_values},
+            ["image_features"],
+            alone=self.is_alone(),
         )
         return encoded["image_features"], (picture.shape[1], picture.shape[0])
