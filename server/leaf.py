@@ -13,6 +13,7 @@ from florence2_sam2.server.triton.sync_model import SyncModel
 from florence2_sam2.server.triton.tensors import array_input, array_output, required
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
     from triton_python_backend_utils import InferenceRequest, Tensor
 
 MODEL_FILE = "model.onnx"
@@ -23,21 +24,15 @@ class LeafError(Exception):
 
 
 class OnnxModel(SyncModel):
-    """One request, one run. Inputs and outputs are those of the config, whose names are the graph's.
-
-    A small model has one thread, which serves many callers best, and a second session with more for a request that has
-    the machine to itself. The results are the same, bit for bit.
-    """
+    """One request, one run. Inputs and outputs are those of the config, whose names are the graph's."""
 
     def start(self) -> None:
         self._inputs = [row["name"] for row in self.config["input"]]
         self._outputs = [row["name"] for row in self.config["output"]]
-        self._session = self._alone = open_session(self.folder / MODEL_FILE)
+        self._session = open_session(self.folder / MODEL_FILE)
         have = sorted(node.name for node in self._session.get_inputs() + self._session.get_outputs())
         if have != sorted(self._inputs + self._outputs):
             raise LeafError(f"{self.name}: {MODEL_FILE} has the tensors {', '.join(have)}, unlike its config")
-        if wide := threads_alone(self.folder / MODEL_FILE):
-            self._alone = open_session(self.folder / MODEL_FILE, intra_op_threads=wide)
         self._ranks = {node.name: len(node.shape) for node in self._session.get_inputs()}
 
     def answer(self, request: InferenceRequest) -> list[Tensor]:
@@ -47,6 +42,39 @@ class OnnxModel(SyncModel):
             feeds[name] = required(array, name)
             if not feeds[name].size:
                 raise InvalidRequest(name, "is empty")
-        session = self._alone if bls.ALONE in failures.parameters(request) else self._session
-        arrays = session.run(self._outputs, feeds)
+        arrays = self.session_for(request).run(self._outputs, feeds)
         return [array_output(name, array) for name, array in zip(self._outputs, arrays, strict=True)]
+
+    def session_for(self, request: InferenceRequest) -> InferenceSession:
+        """Which of its sessions runs the request."""
+        return self._session
+
+
+class EncoderModel(OnnxModel):
+    """A picture's encoder. A small one has one thread, which serves many callers best, and a second session with more
+    for a request that has the machine to itself.
+
+    What else is under way must not change an answer, so the second one is used only if it gives the same bits; it is
+    tried at the start.
+    """
+
+    def start(self) -> None:
+        super().start()
+        self._alone = self._session
+        if several := threads_alone(self.folder / MODEL_FILE):
+            session = open_session(self.folder / MODEL_FILE, intra_op_threads=several)
+            if self._gives_the_same(session):
+                self._alone = session
+
+    def session_for(self, request: InferenceRequest) -> InferenceSession:
+        return self._alone if bls.ALONE in failures.parameters(request) else self._session
+
+    def _gives_the_same(self, session: InferenceSession) -> bool:
+        noise = np.random.default_rng(0)
+        shapes = {
+            node.name: [side if isinstance(side, int) else 1 for side in node.shape]
+            for node in session.get_inputs()
+        }
+        feeds = {name: noise.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        pairs = zip(self._session.run(None, feeds), session.run(None, feeds), strict=True)
+        return all(np.array_equal(one, other) for one, other in pairs)

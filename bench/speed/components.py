@@ -34,7 +34,7 @@ from florence2_sam2.server.segment.request import THRESHOLDS
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"
 MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
 
-MODEL_FILE = "model.onnx"  # of a leaf model
+ENCODERS = ("florence2_vision_encoder", "sam2_image_encoder")
 
 Feeds = dict[str, np.ndarray]
 
@@ -144,7 +144,7 @@ class Components:
         """Seconds of a run of component `index` as it is, and its nodes' times while onnxruntime writes them down."""
         part = self.components[index]
         session = open_session(
-            part.path, intra_op_threads=_threads(part.path), plan_memory=part.path.name == DECODER
+            part.path, intra_op_threads=threads_of(part.path), plan_memory=part.path.name == DECODER
         )
         times = []
         for _ in range(repeats + 1):
@@ -155,7 +155,7 @@ class Components:
 
     @functools.cache  # noqa: B019 - there is one object, and it lives as long as its process
     def _session(self, path: Path) -> Any:
-        return open_session(path, intra_op_threads=_threads(path))
+        return open_session(path, intra_op_threads=threads_of(path))
 
     @functools.cache  # noqa: B019
     def _decoder(self) -> Decoder:
@@ -220,9 +220,9 @@ class Components:
         return spent / tokens
 
 
-def _threads(path: Path) -> int | None:
-    """As the server runs it for a request that is alone; None: as ever."""
-    return (threads_alone(path) or None) if path.name == MODEL_FILE else None
+def threads_of(path: Path) -> int | None:
+    """Of a graph's session as the server runs it for a request that is alone; None: as ever."""
+    return (threads_alone(path) or None) if path.parents[1].name in ENCODERS else None
 
 
 def profiled(path: Path, feeds: Feeds, repeats: int) -> list[Node]:
@@ -230,7 +230,7 @@ def profiled(path: Path, feeds: Feeds, repeats: int) -> list[Node]:
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(
             path,
-            intra_op_threads=_threads(path),
+            intra_op_threads=threads_of(path),
             plan_memory=path.name == DECODER,
             profile=Path(folder) / "run",
         )

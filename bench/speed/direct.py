@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from bench.speed.components import threads_of
 from bench.speed.fixed_boxes import FixedBoxes
 from florence2_sam2.client import Segmentation
 from florence2_sam2.client.images import encode
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
-from florence2_sam2.server.onnx_session import open_session, threads_alone
+from florence2_sam2.server.onnx_session import open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
 from florence2_sam2.server.segment.models import (
     Floats,
@@ -56,7 +57,7 @@ class DirectModels:
         }
         self.input_size = largest(self._spec.image, self._sam2.image)
         self._sessions = {
-            name: open_session(path, intra_op_threads=threads_alone(path) or None)  # one request at a time
+            name: open_session(path, intra_op_threads=threads_of(path))
             for name in ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
             for path in [manifest.version_folder(repository, name) / "model.onnx"]
         }
