@@ -36,22 +36,26 @@ cluster.shutdown()
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of its head, and the process that has it; gone afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-    )
+    """The address of its head, and the process that has it; gone afterwards. `folder`: for all its files."""
+    own = folder / "ray"  # as Ray calls it below RAY_TMPDIR
+    own.mkdir()
+    said = folder / "said"
+    with said.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, str(own)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)},
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     below: dict[int, str] = {}
     try:
         address = process.stdout.readline().strip()
         below = descendants(process.pid)
-        assert address, "the cluster does not start"
+        assert address, said.read_text()
         yield address, process
     finally:
         below |= descendants(process.pid)
@@ -74,9 +78,8 @@ def test_a_node_is_killed(
     folder.mkdir()
     for name, content in PICTURES.items():
         (folder / name).write_bytes(content)
-    (temporary / "ray").mkdir()
     (temporary / "own").mkdir()
-    with cluster(temporary / "ray") as (address, process):
+    with cluster(temporary) as (address, process):
         command = (folder, out, "--shard-size", 4, "--in-flight", 2, "--ray-address", address)
         run = Bulk(temporary / "own", server.grpc_address, *command)
         run.until_finished(out, 2)
