@@ -47,7 +47,8 @@ class Guard:
 
 def clean(folder: Path, run: int) -> None:
     """End what works in the folder, after a moment, and remove it; `run`, the process of the run, is left alone."""
-    end = time.monotonic() + _SECONDS
+    # Whoever has killed the run wants it to end; else Ray has just been told to.
+    end = time.monotonic() + (_SECONDS if os.getppid() == run else 0)
     while at_work_in(folder, run) and time.monotonic() < end:
         time.sleep(0.05)
     while left := at_work_in(folder, run):

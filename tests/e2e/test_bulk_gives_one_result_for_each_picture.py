@@ -17,7 +17,7 @@ from florence2_sam2.server.launch.embedded import EmbeddedServer
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
-COUNT = 64
+COUNT = 60
 PICTURES = drawn(COUNT)
 
 

@@ -48,7 +48,7 @@ def loaded(load: Any) -> Any:
         return error.message
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(count=st.integers(1, 40), size=st.integers(1, 12))
 def test_files(count: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as passing:
@@ -62,7 +62,7 @@ def test_files(count: int, size: int) -> None:
         assert all(len(shard) == size for shard in shards[:-1])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     files=st.lists(st.tuples(st.integers(0, 25), st.integers(1, 9)), min_size=1, max_size=4),
     size=st.integers(1, 10),
@@ -100,7 +100,7 @@ def test_rows_of_parquet(files: list[tuple[int, int]], size: int, has_ids: bool,
 NAMES = st.sampled_from(["a.jpg", "a.png", "./b.jpg", "deep/c.webp", "a.json", "a.cls", ".d.png", "._a.jpg"])
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(tars=st.lists(st.lists(st.tuples(NAMES, st.binary(max_size=600)), max_size=8), min_size=1, max_size=3))
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_members_of_tar_files(mode: str, tars: list[list[tuple[str, bytes]]]) -> None:
@@ -159,7 +159,7 @@ def test_rows_without_a_picture_have_their_place_too(tmp_path: Path) -> None:
     assert shard[1] == ("a.tar/b.png", b"y")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(cut=st.integers(0, 5 * 1024), mode=st.sampled_from(["w", "w:gz"]))
 def test_a_tar_file_that_is_cut_off_is_no_shard(cut: int, mode: str) -> None:
     """Wherever it is cut: between two members too. Its second half of the mark of the end may be missing."""
