@@ -36,8 +36,13 @@ SCRAPE_SECONDS, WINDOW = 0.25, "30s"
 NOT_SHOWN = r"nv_gpu_\w+|florence2_sam2_masks_stored_total"
 # Queries that ask for trouble.
 EMPTY = {"Failed requests", "Alerts", "Restarts"}
-# Of a machine that does much else at the same time.
-OF_THE_MACHINE = {"Florence2Sam2MachineMemory", "Florence2Sam2SlowNow", "Florence2Sam2Slow"}
+# May wait to fire: of a machine that does much else meanwhile, and of a small memory that other tests fill.
+OF_OTHERS = {
+    "Florence2Sam2MachineMemory",
+    "Florence2Sam2SlowNow",
+    "Florence2Sam2Slow",
+    "Florence2Sam2MemoryTooSmall",
+}
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ def test_the_rules_are_well_and_no_alert_is_up(watching: Prometheus) -> None:
     assert [rule["name"] for rule in rules if rule["health"] != "ok"] == []
     alerts = {rule["name"]: rule["state"] for rule in rules if rule["type"] == "alerting"}
     assert alerts.keys() == monitoring.alerts().keys()
-    assert {name for name, state in alerts.items() if state != "inactive"} <= OF_THE_MACHINE
+    assert {name for name, state in alerts.items() if state != "inactive"} <= OF_OTHERS
     assert "firing" not in alerts.values()
 
 
