@@ -186,6 +186,8 @@ def result_of(
         f" work: {kinds}."
     )
     tables = [Table("What the server's processes hold", head, lines, note)]
+    if after.private:
+        tables.append(_by_process(seconds, within, plan.warm, after))
     if tally.faults:
         tables.append(Table("Calls that ended otherwise", ["what"], [[fault] for fault in tally.faults[:20]]))
     raw = {
@@ -199,6 +201,26 @@ def result_of(
         "after": after.as_json(),
     }
     return Result(rows, tables, raw)
+
+
+def _by_process(seconds: Sequence[float], within: Sequence[Look], warm: float, after: Look) -> Table:
+    """Which process it is that grows."""
+    lines = []
+    for name in after.private:
+        held = [one.private.get(name, 0.0) for one in within]
+        late = [value for at, value in zip(seconds, held, strict=True) if at >= warm]
+        lines.append(
+            [
+                name.partition(" ")[2],
+                f"{late[0]:.0f}",
+                f"{min(late):.0f}",
+                f"{max(late):.0f}",
+                f"{late[-1]:.0f}",
+            ]
+            + [f"{trend.growth(seconds, held, warm):+.2f}"]
+        )
+    head = ["process", f"after {warm:.0f} s, MB", "least", "most", "at the end", "growth, MB/min"]
+    return Table("Private memory of each process", head, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,6 +77,9 @@ def test_a_look_sees_descriptors_threads_and_regions(tmp_path: Path) -> None:
     kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     assert during.rss == pytest.approx(kilobytes / 1024, rel=0.2)
     assert 0 < during.pss <= during.rss * 1.01
+    [(name, private)] = during.private.items()
+    assert name.split()[0] == str(os.getpid())
+    assert 0 < private <= during.rss * 1.01
 
 
 def test_a_process_that_has_ended_holds_nothing() -> None:
@@ -120,6 +123,18 @@ def test_nothing_that_grows_is_a_pass() -> None:
     assert len(found.rows) == 8
     assert all(row.target is not None for row in found.rows)
     assert len(found.raw["looks"]) == 301
+
+
+def test_it_says_which_process_grows() -> None:
+    def at(seconds: float) -> Look:
+        return replace(FLAT, seconds=seconds, private={"11 one": 100.0, "12 other": 200 + seconds / 10})
+
+    found = soak.result_of([at(s) for s in SECONDS], mix.Tally(), PLAN, 4, 30, at(0), at(300))
+    [table] = [table for table in found.tables if table.head[0] == "process"]
+    assert table.rows == [
+        ["one", "100", "100", "100", "100", "+0.00"],
+        ["other", "206", "206", "230", "230", "+6.00"],
+    ]
 
 
 @pytest.mark.parametrize(
