@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,9 +26,14 @@ from florence2_sam2.server.segment.models import (
     largest,
 )
 from florence2_sam2.server.triton import bls
-from florence2_sam2.server.triton.tensors import bytes_array
+from florence2_sam2.server.triton.tensors import bytes_array, owned
+
+if TYPE_CHECKING:
+    from triton_python_backend_utils import Tensor
 
 MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
+# Encoders' answers that wait in shared memory to be handed on; Docker gives a container 64 MB of it.
+ANSWERS_KEPT = 2
 
 
 class TritonModels:
@@ -43,6 +49,7 @@ class TritonModels:
             ManifestError: a half of the repository is missing or damaged.
         """
         self._run, self._is_alone = run, is_alone
+        self._answers = _Answers()
         self._florence2 = manifest.read_florence2(repository)
         self._sam2 = manifest.read_sam2(repository)
         self.identities: dict[str, dict[str, Any]] = {
@@ -50,6 +57,10 @@ class TritonModels:
             "sam2": dict(self._sam2.identity()),
         }
         self.input_size = largest(self._florence2.image, self._sam2.image)
+
+    def close(self) -> None:
+        """Give shared memory back, after the last call: a process that ends with some of it crashes (24.10)."""
+        self._answers.clear()
 
     async def image_features(self, picture: Pixels) -> Floats:
         pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)
@@ -100,20 +111,46 @@ class TritonModels:
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
         pixel_values = await self._run(to_pixel_values, picture, self._sam2.image)
-        answer = await bls.call(
+        answer = await bls.call_for_tensors(
             "sam2_image_encoder", {"pixel_values": pixel_values}, MAPS, alone=self._is_alone()
         )
-        return Sam2Features(*(answer[name] for name in MAPS))
+        features = Sam2Features(*(owned(answer[name].as_numpy()) for name in MAPS))
+        self._answers.keep(features, answer)
+        return features
 
     async def masks(
         self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
     ) -> tuple[Floats, Floats]:
-        inputs = {name: getattr(features, name) for name in MAPS}
-        inputs["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
+        maps = self._answers.take(features) or {name: getattr(features, name) for name in MAPS}
+        inputs = {**maps, "boxes": to_model_frame(boxes, *size, self._sam2.image)}
         answer = await bls.call(
             "sam2_mask_decoder", inputs, ["mask_logits", "scores"], alone=self._is_alone()
         )
         return answer["mask_logits"], answer["scores"]
+
+
+class _Answers:
+    """The last answers of SAM2's encoder where it left them, for the mask decoder's first call, mostly the next one.
+
+    Further calls with the same features hand over a copy: shared memory is scarce, and the features may be kept long.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Sam2Features, dict[str, Tensor]]] = deque(maxlen=ANSWERS_KEPT)
+
+    def keep(self, features: Sam2Features, tensors: dict[str, Tensor]) -> None:
+        self._kept.append((features, tensors))
+
+    def take(self, features: Sam2Features) -> dict[str, Tensor] | None:
+        """The tensors of these features, once."""
+        for index, (whose, tensors) in enumerate(self._kept):
+            if whose is features:
+                del self._kept[index]
+                return tensors
+        return None
+
+    def clear(self) -> None:
+        self._kept.clear()
 
 
 def _of_caption(warning: str) -> str:

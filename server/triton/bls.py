@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from florence2_sam2.server.errors import DeadlinePassed
 from florence2_sam2.server.triton import failures, lines
 from florence2_sam2.server.triton.outstanding import Outstanding
+from florence2_sam2.server.triton.tensors import owned
 
 if TYPE_CHECKING:
-    from triton_python_backend_utils import InferenceResponse
+    from triton_python_backend_utils import InferenceResponse, Tensor
 
 # A request's parameter: no other one is under way, so that the model may take the whole machine.
 ALONE = "alone"
@@ -24,13 +25,17 @@ ALONE = "alone"
 calls = Outstanding()
 
 
+# By name. A tensor of another model's answer is handed on where it lies, an array is copied to shared memory.
+Inputs = Mapping[str, "NDArray[Any] | Tensor"]
+
+
 def ignored(event: lines.Event) -> None:
     """For a call with a line of which only the end matters."""
 
 
 async def call_with_line(
     model: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Inputs,
     outputs: Sequence[str],
     heard: Callable[[lines.Event], None] = ignored,
 ) -> dict[str, NDArray[Any]]:
@@ -43,12 +48,12 @@ async def call_with_line(
         answer = await _call(model, inputs, outputs, None, {lines.PARAMETER: address}, watched=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), lines.END_SECONDS)
-        return answer
+        return _arrays(answer)
 
 
 async def call(
     model: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Inputs,
     outputs: Sequence[str],
     timeout: float | None = None,
     alone: bool = False,
@@ -57,7 +62,8 @@ async def call(
 
     Args:
         inputs: arrays by tensor name; BYTES as object arrays (see `tensors.bytes_array`). Lengths of 0 are
-            fine. outputs: the names wanted; others are not computed where the backend can leave them out.
+            fine. Or tensors of `call_for_tensors`, of that name.
+        outputs: the names wanted; others are not computed where the backend can leave them out.
         timeout: seconds to wait for the answer. The other model is not interrupted: Triton cannot do that.
         alone: whether nothing else is under way, as far as is known.
 
@@ -69,6 +75,21 @@ async def call(
         DeadlinePassed: `timeout` is over.
         ModelFailed: the other model failed otherwise.
     """
+    return _arrays(await call_for_tensors(model, inputs, outputs, timeout, alone))
+
+
+async def call_for_tensors(
+    model: str,
+    inputs: Inputs,
+    outputs: Sequence[str],
+    timeout: float | None = None,
+    alone: bool = False,
+) -> dict[str, Tensor]:
+    """`call`, but the answer's tensors, which can be inputs of another call and then are not copied.
+
+    They hold shared memory for as long as they live, which must not be longer than the model does.
+    `tensors.owned(tensor.as_numpy())` is what they say.
+    """
     return await _call(model, inputs, outputs, timeout, {ALONE: True} if alone else {}, watched=True)
 
 
@@ -79,17 +100,17 @@ async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: s
         As `call`.
     """
     answer = await _answer(_begin(model, {}, [output], parameters), model, None)
-    return answer[output]
+    return _arrays(answer)[output]
 
 
 async def _call(
     model: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Inputs,
     outputs: Sequence[str],
     timeout: float | None,
     parameters: Mapping[str, str | bool],
     watched: bool,
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Tensor]:
     """`watched`: whether it is noticed when the model stands still. Those of ours that answer much later tell of
     themselves, see health.py."""
     await calls.begin(model, watched)
@@ -108,7 +129,7 @@ async def _call(
 
 def _begin(
     model: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Inputs,
     outputs: Sequence[str],
     parameters: Mapping[str, str | bool],
 ) -> asyncio.Future[InferenceResponse]:
@@ -117,7 +138,10 @@ def _begin(
     request = pb_utils.InferenceRequest(
         model_name=model,
         requested_output_names=list(outputs),
-        inputs=[pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in inputs.items()],
+        inputs=[
+            pb_utils.Tensor(name, np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+            for name, value in inputs.items()
+        ],
         parameters={failures.BETWEEN_MODELS: True, **parameters},
         # Where a GPU has computed the answer, Triton would leave it there, which `as_numpy` cannot read.
         preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
@@ -128,7 +152,7 @@ def _begin(
 
 async def _answer(
     running: asyncio.Future[InferenceResponse], model: str, timeout: float | None
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Tensor]:
     import triton_python_backend_utils as pb_utils
 
     try:
@@ -140,5 +164,8 @@ async def _answer(
         raise failures.from_triton(str(error), model) from None
     if response.has_error():
         raise failures.from_triton(response.error().message(), model)
-    # The tensors lie in shared memory that is given back with the response: copy.
-    return {tensor.name(): np.array(tensor.as_numpy()) for tensor in response.output_tensors()}
+    return {tensor.name(): tensor for tensor in response.output_tensors()}
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: owned(tensor.as_numpy()) for name, tensor in tensors.items()}

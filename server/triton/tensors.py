@@ -99,6 +99,17 @@ def flag_input(request: InferenceRequest, name: str) -> bool | None:
     return None if array is None else bool(array[0])
 
 
+def owned(array: NDArray[Any]) -> NDArray[Any]:
+    """`array`, or a copy of it if it shows somebody else's memory.
+
+    The python backend copies what it reads from shared memory, once for each tensor (24.10); nothing promises that.
+    """
+    holder = array
+    while isinstance(holder.base, np.ndarray):
+        holder = holder.base
+    return array if holder.flags.owndata else np.array(array)
+
+
 def array_output(name: str, array: NDArray[Any]) -> Tensor:
     """An output of any numeric dtype and shape; a length of 0 is allowed (FP32 [0, 4] for no boxes)."""
     import triton_python_backend_utils as pb_utils

@@ -106,6 +106,16 @@ class TritonPythonModel(AsyncModel):
                 tensors.array_output("rows", np.zeros((0, 4), np.float32)),
                 tensors.bytes_output("labels", *(b"%d" % event["number"] for event in heard)),
             ]
+        if do == b"hand on":
+            first = await bls.call_for_tensors("inner", inputs, ["rows"])
+            for _ in range(3):  # nor may what is held change meanwhile
+                await bls.call("inner", {"rows": np.full(rows.shape, 7, np.float32)}, ["rows"])
+            again = [await bls.call("inner", first, ["rows", "labels"]) for _ in range(2)]
+            assert (again[0]["rows"] == again[1]["rows"]).all()
+            return [
+                tensors.array_output("rows", again[0]["rows"]),
+                tensors.bytes_output("labels", *again[0]["labels"]),
+            ]
         timeout = 0.5 if do == b"sleep 4" else None
         first = await bls.call("inner", inputs, ["rows", "labels"], timeout)
         kept = {name: array.copy() for name, array in first.items()}
@@ -162,6 +172,13 @@ def test_tensors_of_every_length_pass(running: EmbeddedServer, model: str, count
     np.testing.assert_array_equal(answer["rows"], 2 * rows)
     assert answer["rows"].shape == (count, 4)
     assert answer["labels"].tolist() == [b"\0label\xff\0"] * count
+
+
+@pytest.mark.parametrize("count", [0, 1, 100_000])
+def test_an_answers_tensors_can_be_handed_on(running: EmbeddedServer, count: int) -> None:
+    rows = np.random.default_rng(count).normal(size=(count, 4)).astype(np.float32)
+    answer = do(running, "outer", "hand on", rows)
+    np.testing.assert_array_equal(answer["rows"], 4 * rows)
 
 
 @pytest.mark.parametrize("model", ["inner", "outer"])

@@ -98,7 +98,7 @@ class TritonPythonModel(AsyncModel):
         if (image is None) == (features is None):
             raise InvalidRequest("image", "exactly one of image and image_features is needed")
         if features is not None:
-            return np.array(features), None if size is None else (int(size[0]), int(size[1]))
+            return tensors.owned(features), None if size is None else (int(size[0]), int(size[1]))
         if size is not None:
             raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
