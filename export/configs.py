@@ -19,13 +19,25 @@ _DECLARED = re.compile(
 _WARMUP = re.compile(
     r'(?P<head>\bkey\s*:\s*"(?P<name>[^"]+)"\s*value\s*:?\s*\{[^{}"\[\]]*?\bdims\s*:\s*\[)(?P<dims>[^\]]*)\]'
 )
+# `key: "trt_profile_min_shapes" value: "x:1x3x384x384,y:…"`: shapes that a TensorRT engine is built for.
+PROFILE_KEYS = {
+    "min": "trt_profile_min_shapes",
+    "opt": "trt_profile_opt_shapes",
+    "max": "trt_profile_max_shapes",
+}
+_PROFILE = re.compile(
+    r'(?P<head>\bkey\s*:\s*"(?:' + "|".join(PROFILE_KEYS.values()) + r')"\s*value\s*:\s*")(?P<shapes>[^"]+)"'
+)
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 def set_dims(text: str, dims: Mapping[str, Sequence[int]]) -> str:
-    """Replace the `dims` of the named tensors, in inputs, outputs and warm-up inputs.
+    """Replace the `dims` of the named tensors, in inputs, outputs, warm-up inputs and TensorRT's profiles.
 
-    A -1 (dynamic axis) leaves a warm-up's own number there, since a warm-up needs one. Tensors that the text does not
-    have are passed over: a caller that needs them uses `read_dims`.
+    A -1 (dynamic axis) leaves the number that a warm-up or a profile has there, since they need one. A profile keeps
+    its batch axis too, which `dims` do not have. Tensors that the text does not have are passed over: a caller that
+    needs them uses `read_dims`.
     """
 
     def declared(match: re.Match[str]) -> str:
@@ -41,7 +53,55 @@ def set_dims(text: str, dims: Mapping[str, Sequence[int]]) -> str:
             old = [1] * len(wanted)
         return _written(match, [keep if new == -1 else new for new, keep in zip(wanted, old, strict=True)])
 
-    return _WARMUP.sub(warmup, _DECLARED.sub(declared, text))
+    def profile(match: re.Match[str]) -> str:
+        shapes = read_shapes(match["shapes"])
+        for name, shape in shapes.items():
+            if name in dims and len(shape) - len(dims[name]) in (0, 1):
+                rest = shape[len(shape) - len(dims[name]) :]
+                sizes = [old if new == -1 else new for new, old in zip(dims[name], rest, strict=True)]
+                shapes[name] = (*shape[: len(shape) - len(sizes)], *sizes)
+        return f'{match["head"]}{write_shapes(shapes)}"'
+
+    return _PROFILE.sub(profile, _WARMUP.sub(warmup, _DECLARED.sub(declared, text)))
+
+
+def read_shapes(text: str) -> Shapes:
+    """`x:1x3x384x384,y:8x4`, as ONNX Runtime and trtexec write shapes, by name.
+
+    Raises:
+        ExportError: it is written another way.
+    """
+    try:
+        pairs = [entry.rsplit(":", 1) for entry in text.split(",")]
+        return {name: tuple(int(size) for size in sizes.split("x")) for name, sizes in pairs}
+    except ValueError:
+        raise ExportError(f"no shapes as name:1x2,name:3x4 has them: {text!r}") from None
+
+
+def write_shapes(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ",".join(f"{name}:{'x'.join(str(size) for size in shape)}" for name, shape in shapes.items())
+
+
+def read_profile(folder: Path) -> dict[str, Shapes]:
+    """The smallest, the most usual and the largest shapes of a leaf model's inputs ("min", "opt" and "max"), for which
+    TensorRT builds an engine. They stand in one of its configs, and hold for plans too.
+
+    Raises:
+        ExportError: the config is missing, or lacks one of the three.
+    """
+    path = folder / "configs" / "onnxruntime_tensorrt.pbtxt"
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError):
+        raise ExportError(
+            f"{folder.name} has no config onnxruntime_tensorrt with the shapes for TensorRT"
+        ) from None
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    given = {key: value for row in accelerators for key, value in row.parameters.items()}
+    missing = [key for key in PROFILE_KEYS.values() if key not in given]
+    if missing:
+        raise ExportError(f"{folder.name}'s config onnxruntime_tensorrt lacks {', '.join(missing)}")
+    return {which: read_shapes(given[key]) for which, key in PROFILE_KEYS.items()}
 
 
 def _written(match: re.Match[str], dims: Sequence[int]) -> str:
@@ -94,3 +154,22 @@ def rewrite(folder: Path, dims: Mapping[str, Sequence[int]]) -> None:
                         f"{name}: the warm-up's dims of {tensor!r} could not be set to {wanted}"
                     )
         path.write_text(text, encoding="utf-8")
+    if (folder / "configs" / "onnxruntime_tensorrt.pbtxt").exists():
+        _require_profile(folder, dims)
+
+
+def _require_profile(folder: Path, dims: Mapping[str, Sequence[int]]) -> None:
+    for which, shapes in read_profile(folder).items():
+        for tensor, wanted in dims.items():
+            have = shapes.get(tensor)
+            if have is not None and not _ends_with(have, wanted):
+                raise ExportError(
+                    f"{folder.name}'s profile for TensorRT: the {which} shape of {tensor!r} is {have} and could not"
+                    f" be set to {tuple(wanted)}"
+                )
+
+
+def _ends_with(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether `shape` is `wanted` with a number for each -1, behind a batch axis or none."""
+    rest = shape[len(shape) - len(wanted) :]
+    return len(shape) - len(wanted) in (0, 1) and all(w in (-1, s) for w, s in zip(wanted, rest, strict=True))

@@ -19,7 +19,7 @@ ADMIN_KEY_FILE_VARIABLE = PREFIX + "ADMIN_KEY_FILE"
 
 DEFAULT_REPOSITORY = "/models"
 DEMO = "demo"
-MODEL_CONFIGS = ("onnxruntime", "embedded", "tensorrt")
+MODEL_CONFIGS = ("onnxruntime", "onnxruntime_tensorrt", "tensorrt", "embedded")
 DEFAULT_HOST = "0.0.0.0"  # a container has its own network
 GRPC_PORT, HTTP_PORT, METRICS_PORT = 8001, 8000, 8002
 # Shorter ones are guessed, and a key on a command line must not need quoting.
@@ -110,8 +110,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--model-config",
         choices=MODEL_CONFIGS,
         default=environ.get(MODEL_CONFIG_VARIABLE) or MODEL_CONFIGS[0],
-        help="what runs the encoders and the mask decoder: Triton's onnxruntime backend, onnxruntime in Python's"
-        f" processes (embedded; for CPUs), or TensorRT (${MODEL_CONFIG_VARIABLE}, else {MODEL_CONFIGS[0]})",
+        help="what runs the encoders and the mask decoder: Triton's onnxruntime backend, the same with TensorRT, plans"
+        " of TensorRT (tensorrt), or onnxruntime in Python's processes (embedded; for CPUs)"
+        f" (${MODEL_CONFIG_VARIABLE}, else {MODEL_CONFIGS[0]})",
     )
     parser.add_argument("--host", default=DEFAULT_HOST, help=f"address to listen on ({DEFAULT_HOST})")
     for name, port in (("grpc", GRPC_PORT), ("http", HTTP_PORT), ("metrics", METRICS_PORT)):

@@ -34,6 +34,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"gpu": {"enabled": False}, "modelConfig": "tensorrt"},
         "modelConfig: tensorrt needs",
     ),
+    "ONNX Runtime with TensorRT on a CPU": (
+        {"gpu": {"enabled": False}, "modelConfig": "onnxruntime_tensorrt"},
+        "modelConfig: onnxruntime_tensorrt needs",
+    ),
     "an ingress for nobody": ({"ingress": {"enabled": True}}, "ingress.host: is to be"),
     "fewer at most than at least": (
         {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}},

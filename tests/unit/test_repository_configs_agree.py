@@ -10,8 +10,11 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from florence2_sam2.export.configs import read_profile
 from florence2_sam2.server import manifest
+from florence2_sam2.server.container.options import MODEL_CONFIGS
 from florence2_sam2.server.manifest import packaged_repository
+from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE
 
 REPOSITORY = packaged_repository()
 LEAVES = ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
@@ -23,7 +26,34 @@ PYTHON_MODELS = (
     "sam2_preprocess",
     "sam2_postprocess",
 )
-FORMS = ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pbtxt")
+FORMS = (
+    "config.pbtxt",
+    "configs/embedded.pbtxt",
+    "configs/tensorrt.pbtxt",
+    "configs/onnxruntime_tensorrt.pbtxt",
+)
+# What Triton's onnxruntime backend takes for TensorRT (the table of parameters in the README.md of
+# triton-inference-server/onnxruntime_backend): it refuses a model with any other.
+TENSORRT_PARAMETERS = {
+    "max_workspace_size_bytes",
+    "precision_mode",
+    "trt_auxiliary_streams",
+    "trt_builder_optimization_level",
+    "trt_context_memory_sharing_enable",
+    "trt_cuda_graph_enable",
+    "trt_engine_cache_enable",
+    "trt_engine_cache_path",
+    "trt_engine_cache_prefix",
+    "trt_force_timing_cache",
+    "trt_layer_norm_fp32_fallback",
+    "trt_max_partition_iterations",
+    "trt_min_subgraph_size",
+    "trt_profile_max_shapes",
+    "trt_profile_min_shapes",
+    "trt_profile_opt_shapes",
+    "trt_timing_cache_enable",
+    "trt_timing_cache_path",
+}
 ONNX_TYPES = {"tensor(float)": model_config_pb2.TYPE_FP32, "tensor(float16)": model_config_pb2.TYPE_FP16}
 
 
@@ -57,17 +87,58 @@ def test_a_config_parses_and_is_explicit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
-def test_the_three_forms_of_a_leaf_have_the_same_tensors(leaf: str) -> None:
+def test_the_forms_of_a_leaf_have_the_same_tensors(leaf: str) -> None:
     first, *others = (parse(leaf, form) for form in FORMS)
     for other in others:
         assert list(tensors(other.input).items()) == list(tensors(first.input).items())
         assert list(tensors(other.output).items()) == list(tensors(first.output).items())
         assert other.max_batch_size == first.max_batch_size
-    assert (first.backend, others[0].backend, others[1].platform) == (
-        "onnxruntime",
-        "python",
-        "tensorrt_plan",
-    )
+    kinds = [config.backend or config.platform for config in (first, *others)]
+    assert kinds == ["onnxruntime", "python", "tensorrt_plan", "onnxruntime"]
+
+
+def test_every_form_can_be_asked_for() -> None:
+    names = {path.stem for path in REPOSITORY.glob("*/configs/*.pbtxt")}
+    assert {"onnxruntime", *names} == set(MODEL_CONFIGS)
+    for leaf in LEAVES:
+        assert {path.name for path in (REPOSITORY / leaf / "configs").iterdir()} == {
+            f"{name}.pbtxt" for name in names
+        }
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_tensorrt_is_told_what_the_backend_knows(leaf: str) -> None:
+    config = parse(leaf, "configs/onnxruntime_tensorrt.pbtxt")
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt"
+    assert set(accelerator.parameters) <= TENSORRT_PARAMETERS
+    # TensorRT 11 has no such switch: precision is the graph's.
+    assert "precision_mode" not in accelerator.parameters
+    assert accelerator.parameters["trt_engine_cache_enable"] == "1"
+    # onnxruntime makes the last folder of the path only.
+    assert Path(accelerator.parameters["trt_engine_cache_path"]).parent == Path("/tmp")
+    assert accelerator.parameters["trt_engine_cache_prefix"] == leaf
+    # Without a GPU it must not run on the CPU in silence.
+    assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_GPU]
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_tensorrts_shapes_are_those_that_can_come(leaf: str) -> None:
+    config = parse(leaf, "configs/onnxruntime_tensorrt.pbtxt")
+    least, usual, most = (read_profile(REPOSITORY / leaf)[which] for which in ("min", "opt", "max"))
+    declared = {row.name: list(row.dims) for row in config.input}
+    assert set(least) == set(usual) == set(most) == set(declared)
+    for name, dims in declared.items():
+        axes = [-1, *dims] if config.max_batch_size else dims
+        assert len(least[name]) == len(axes)
+        for axis, small, middle, large in zip(axes, least[name], usual[name], most[name], strict=True):
+            assert small <= middle <= large
+            assert (small, large) == (axis, axis) if axis != -1 else small == 1 < large
+    if config.max_batch_size:
+        assert most[config.input[0].name][0] == config.max_batch_size
+    else:
+        assert most["boxes"][0] >= BOXES_AT_ONCE
+        assert usual["boxes"][0] == config.model_warmup[0].inputs["boxes"].dims[0]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

@@ -84,8 +84,8 @@ capabilities:
 {{- if and (eq .Values.models.from "store") (not .Values.models.store.url) -}}
 {{- fail "models.store.url: is to be the URL of the model repository's folder, s3://bucket/models for instance (models.from is store)" -}}
 {{- end -}}
-{{- if and (eq .Values.modelConfig "tensorrt") (not .Values.gpu.enabled) -}}
-{{- fail "modelConfig: tensorrt needs gpu.enabled" -}}
+{{- if and (hasSuffix "tensorrt" .Values.modelConfig) (not .Values.gpu.enabled) -}}
+{{- fail (printf "modelConfig: %s needs gpu.enabled" .Values.modelConfig) -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) -}}
 {{- fail "ingress.host: is to be the name that callers use (ingress.enabled is true)" -}}
