@@ -42,11 +42,12 @@ class Link:
         """A server is there."""
         self._answered, self._away_since = True, None
 
-    def is_worth_waiting(self) -> bool:
-        """Whether servers that cannot be reached now have been there, and that not long ago.
+    def is_worth_waiting(self, stopping: bool = False) -> bool:
+        """Whether servers that cannot be reached now, or are `stopping`, have been there, and that not long ago.
 
         When they stay away for longer than `reconnect`, later calls fail at once, until one is answered.
         """
+        self._answered |= stopping
         now = time.monotonic()
         since = self._away_since
         if since is None:
@@ -76,10 +77,12 @@ class Attempts:
 
     def pause(self, error: SegmenterError) -> float | None:
         """Seconds until the next attempt after one that has failed; None: the error is the caller's."""
-        if not isinstance(error, (CannotConnect, DeadlineExceeded)):
+        stopping = isinstance(error, ServerOverloaded) and error.stopping
+        lost = isinstance(error, CannotConnect) and not error.broke
+        if not stopping and not isinstance(error, (CannotConnect, DeadlineExceeded)):
             self._link.answered()
-        if isinstance(error, CannotConnect) and not error.broke and self._link.is_worth_waiting():
-            pause = _AWAY_PAUSE  # nothing has been sent, so this is no retry
+        if (lost or stopping) and self._link.is_worth_waiting(stopping):
+            pause = _AWAY_PAUSE  # no server has begun with it, so this is no retry
         elif isinstance(error, (CannotConnect, ServerOverloaded)) and self._again < self._link.retries:
             pause = min(_FIRST_PAUSE * _FACTOR**self._again, _LONGEST_PAUSE)
             if isinstance(error, ServerOverloaded) and error.restarting:

@@ -41,6 +41,11 @@ _NOT_SENT = re.compile(
 _RESTARTING = re.compile(
     r"Stub process \S+ is not healthy|obtain the health mutex|has died; it is being restarted"
 )
+# The server ends: of a model that is unloaded already (NOT_FOUND, UNKNOWN of a stream), of Triton's own end, and of
+# ours, when the time for what is in flight is over.
+_STOPPING = re.compile(
+    r"has no available versions$|Server not ready$|the server is stopping$|Server is stopping", re.IGNORECASE
+)
 # There is no room in shared memory for what was sent, in Triton's words, with a name in them that means nothing here.
 _SHORT_OF_MEMORY = re.compile(r"shared memory pool|shared memory region|No space left on device")
 # Triton's python models have no DEADLINE_EXCEEDED: the server sends CANCELLED with this in front of the message.
@@ -52,9 +57,12 @@ _FIELD = re.compile(r"([a-z]\w*(?:\.[^\s:]+)?): ")
 
 
 class SegmenterError(Exception):
-    """Base of all. `message` is one sentence, `code` the gRPC status it came from."""
+    """Base of all. `message` is one sentence, `code` the gRPC status it came from, `request_id` what the call is known
+    by in the servers' logs; None of an error that belongs to no call.
+    """
 
     code = "UNKNOWN"
+    request_id: str | None = None
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -83,15 +91,16 @@ class CannotConnect(SegmenterError):
 
 
 class ServerOverloaded(SegmenterError):
-    """The server is full, stopping, or a part of it has died and is being restarted (`restarting`); the same request
-    may pass later.
+    """The server is full, about to end (`stopping`), or a part of it has died and is being restarted (`restarting`);
+    the same request may pass later, or at another server.
     """
 
     code = "UNAVAILABLE"
 
-    def __init__(self, message: str, restarting: bool = False) -> None:
+    def __init__(self, message: str, restarting: bool = False, stopping: bool = False) -> None:
         super().__init__(message)
         self.restarting = restarting
+        self.stopping = stopping
 
 
 class DeadlineExceeded(SegmenterError):
@@ -139,9 +148,8 @@ def from_status(code: str, message: str, address: str, timeout: float | None = N
         return ServerOverloaded(f"a part of {address} has died; it is being restarted, try again", True)
     if code == "INTERNAL" and _SHORT_OF_MEMORY.search(message):
         return ServerOverloaded(f"{address} is short of shared memory, try again later")
-    if message.endswith("has no available versions"):
-        # a model that is there but unloaded: the server is stopping or exchanging it; NOT_FOUND, UNKNOWN of a stream
-        return ServerOverloaded(f"{address} is stopping or loading its models")
+    if code != "INVALID_ARGUMENT" and _STOPPING.search(message):
+        return ServerOverloaded(f"{address} is stopping or loading its models", stopping=True)
     if code == "CANCELLED" and message.startswith(_DEADLINE):
         return DeadlineExceeded(message.removeprefix(_DEADLINE))
     if _OUT_OF_TIME.fullmatch(message) or (code == "DEADLINE_EXCEEDED" and not message):
