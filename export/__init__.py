@@ -8,6 +8,7 @@
     ├── eight_bits          8-bit weights, for the text decoder
     ├── *_facts             what else a checkpoint decides, for the manifest
     ├── *_checks, checks    what transformers computes, beside what the graphs do
+    ├── tensorrt*           plans of TensorRT, and what it does not take
     ├── configs             sizes in Triton's config files
     └── repository          the folder, staged and put in place
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.server.manifest import (
     MANIFEST,
+    PLAN,
     Exported,
     Florence2,
     ManifestError,
@@ -87,9 +88,9 @@ def staged(output: Path) -> Iterator[Path]:
 
 
 def remove_graph(path: Path) -> None:
-    """Remove an ONNX file and its external data. Never write over them: the repository that the stage is a copy of
-    may share their contents."""
-    for file in (path, external_data(path)):
+    """Remove an ONNX file, its external data and its plan. Never write over them: the repository that the stage is a
+    copy of may share their contents."""
+    for file in (path, external_data(path), path.with_name(PLAN)):
         file.unlink(missing_ok=True)
 
 

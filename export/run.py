@@ -26,6 +26,7 @@ from florence2_sam2.export import (
     sam2,
     sam2_checks,
     sam2_facts,
+    tensorrt,
 )
 from florence2_sam2.export.checks import Case, Row
 from florence2_sam2.export.errors import ExportError
@@ -57,6 +58,7 @@ def export(
     opset: int = DEFAULT_OPSET,
     tolerance: float | None = None,
     attention: Attention | None = None,
+    plans: bool = False,
     report: Report = print,
 ) -> list[Row]:
     """Write a model repository, or one half of it, to `output`.
@@ -64,7 +66,8 @@ def export(
     A checkpoint is a folder or a hub id; at least one is given. With `decoder_weights` "int8" Florence-2's text decoder
     gets 8-bit weights and computes in float32, whatever the precision of the others. `tolerance` replaces the allowed
     error of every output, as a fraction of its scale. Without `attention` each float32 encoder gets the form that runs
-    faster here; float16 has the parts. Returns the parity table.
+    faster here; float16 has the parts. With `plans` TensorRT builds a plan of each leaf model on the GPU that is here;
+    attention then is in parts. Returns the parity table.
 
     Raises:
         ExportError: a checkpoint cannot be served as it is, `output` is something else's, or a check failed. Nothing
@@ -76,7 +79,12 @@ def export(
         raise ExportError(
             "--decoder-weights int8 is Florence-2's: without --florence2 there is no such decoder"
         )
+    if plans and attention == "fused":
+        raise ExportError("--tensorrt needs --attention parts: TensorRT does not know the fused operator")
     repository.require_usable(output)
+    builder = tensorrt.find_builder() if plans else None
+    if plans:
+        attention = "parts"
     job = _Job(precision, decoder_weights, opset, tolerance, attention, report)
     with repository.staged(output) as stage:
         if florence2_checkpoint is not None:
@@ -90,6 +98,8 @@ def export(
             raise ExportError(
                 f"not the same as transformers within the tolerance: {names}; nothing was written"
             )
+        if builder is not None:
+            tensorrt.build(stage, job.leaves, builder, report)
     report(f"{output} is ready")
     return job.rows
 
@@ -113,6 +123,7 @@ class _Job:
         self.attention = attention
         self.report = report
         self.rows: list[Row] = []
+        self.leaves: list[str] = []  # the leaf models that it has written
         self.attention_of: dict[str, AttentionForm] = {}
 
     def florence2(self, folder_or_id: str, stage: Path) -> None:
@@ -143,6 +154,7 @@ class _Job:
         florence2_facts.write_tokenizer(processor, folder)
         tables = embedding.write_embedding(model, folder, self.precision)
         self._finish(manifest, stage, folder, (vision, text_encoder, decoder), rows, tables)
+        self.leaves.append("florence2_vision_encoder")
         configs.rewrite(
             stage / "florence2_vision_encoder",
             {"pixel_values": vision.tensor("pixel_values").dims[1:], "image_features": features[1:]},
@@ -161,6 +173,7 @@ class _Job:
         rows = self._write(encoder, stage, reference.encoder_cases(), self.precision)
         rows += self._write(decoder, stage, reference.decoder_cases(self.precision), self.precision)
         self._finish(manifest, stage, stage / "sam2" / "1", (encoder, decoder), rows)
+        self.leaves += ["sam2_image_encoder", "sam2_mask_decoder"]
         # The encoder is batched by Triton, whose configs leave the batch axis out.
         leaf = {tensor.name: tensor.dims[1:] for tensor in (*encoder.inputs, *encoder.outputs)}
         configs.rewrite(stage / "sam2_image_encoder", leaf)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self, TypeVar
 T = TypeVar("T")
 
 MANIFEST = "manifest.json"
+PLAN = "model.plan"  # TensorRT's form of a leaf model's model.onnx
 FORMAT = 2  # raised when a server can no longer use what was exported before
 
 
@@ -104,9 +105,18 @@ class AttentionForm:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a plan runs with: this release of TensorRT, on GPUs of this compute capability, as `gpu`, which built it."""
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+
+
+@dataclass(frozen=True)
 class Exported:
-    """What both manifests have. `files` maps each ONNX file and table, relative to the repository, to its SHA-256;
-    `attention` has the encoders' files."""
+    """What both manifests have. `files` maps each ONNX file, table and plan, relative to the repository, to its
+    SHA-256; `attention` has the encoders' files, `plans` those of TensorRT."""
 
     source: Source
     precision: Literal["fp32", "fp16"]
@@ -116,6 +126,7 @@ class Exported:
     files: dict[str, str] = field(kw_only=True, default_factory=dict)
     parity: dict[str, Parity] = field(kw_only=True, default_factory=dict)
     attention: dict[str, AttentionForm] = field(kw_only=True, default_factory=dict)
+    plans: dict[str, Plan] = field(kw_only=True, default_factory=dict)
 
     def identity(self) -> dict[str, str]:
         """What an answer says of the model: checkpoint, hash and precision."""
@@ -127,6 +138,8 @@ class Exported:
 
     def write(self, folder: Path) -> None:
         body = {"format": FORMAT, "kind": type(self).__name__, **dataclasses.asdict(self)}
+        if not self.plans:
+            del body["plans"]  # servers from before there were any can read it
         (folder / MANIFEST).write_text(
             json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -200,7 +213,7 @@ def _build(cls: type[T], body: dict[str, Any]) -> T:
     for name, nested in _NESTED.items():
         if name in values:
             values[name] = nested(**{key: _tupled(value) for key, value in values[name].items()})
-    for name, row in (("parity", Parity), ("attention", AttentionForm)):
+    for name, row in (("parity", Parity), ("attention", AttentionForm), ("plans", Plan)):
         if name in values:
             values[name] = {key: row(**value) for key, value in values[name].items()}
     return cls(**{key: _tupled(value) for key, value in values.items()})

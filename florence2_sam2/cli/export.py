@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: what runs faster on this machine)",
     )
     parser.add_argument(
+        "--tensorrt",
+        action="store_true",
+        help="also let trtexec build TensorRT's plans on the GPU that is here; without checkpoints: of a repository"
+        " that is there",
+    )
+    parser.add_argument(
         "--opset",
         type=int,
         choices=range(17, 21),
@@ -57,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.tensorrt and arguments.florence2 is None and arguments.sam2 is None:
+        return _add_plans(arguments.output)
     missing = exporting.missing_packages()
     if missing:
         return _fail(f"{', '.join(missing)} missing: pip install 'florence2-sam2[export]'")
@@ -84,11 +92,25 @@ def run(arguments: argparse.Namespace) -> int:
             decoder_weights=arguments.decoder_weights,
             opset=arguments.opset,
             attention=arguments.attention,
+            plans=arguments.tensorrt,
         )
     except ExportError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"writing {arguments.output} failed: {error}")
+    return 0
+
+
+def _add_plans(output: Path) -> int:
+    from florence2_sam2.export.errors import ExportError
+    from florence2_sam2.export.tensorrt import add_plans
+
+    try:
+        add_plans(output)
+    except ExportError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"writing {output} failed: {error}")
     return 0
 
 

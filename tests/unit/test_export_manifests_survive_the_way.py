@@ -19,6 +19,7 @@ from florence2_sam2.server.manifest import (
     ImageSpec,
     ManifestError,
     Parity,
+    Plan,
     Sam2,
     Source,
     Tokens,
@@ -35,6 +36,7 @@ SAM2 = Sam2(
     files={"sam2_image_encoder/1/model.onnx": "cd" * 32},
     parity={"sam2_image_encoder/1/model.onnx:image_embeddings": Parity(1.5e-6, 1e-4)},
     attention={"sam2_image_encoder/1/model.onnx": AttentionForm("parts", {"fused": 12.5, "parts": 11.0})},
+    plans={"sam2_image_encoder/1/model.plan": Plan("11.1.0", "NVIDIA L4", "8.9")},
 )
 FLORENCE2 = Florence2(
     Source("Florence-2-base", "ef" * 32),
@@ -69,6 +71,12 @@ def test_answers_name_what_computed_them() -> None:
         "decoder_weights": "int8",
     }
     assert set(SAM2.identity()) == {"checkpoint", "sha256", "precision"}
+
+
+def test_without_plans_a_manifest_is_one_from_before_there_were_any(tmp_path: Path) -> None:
+    FLORENCE2.write(tmp_path)
+    assert "plans" not in json.loads((tmp_path / "manifest.json").read_text())
+    assert Florence2.read(tmp_path).plans == {}
 
 
 def test_a_manifest_from_before_there_were_8_bits(tmp_path: Path) -> None:
