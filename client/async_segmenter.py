@@ -21,6 +21,7 @@ from florence2_sam2.client import (
     events,
     images,
     many,
+    marks,
     models,
     request,
     streams,
@@ -51,13 +52,17 @@ class AsyncSegmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[request.Settings],
     ) -> Segmentation:
         """As `Segmenter.segment`."""
-        encoded = await self._encoded(image, fetch, timeout)
-        inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
-        answer = await self._infer(request.MODEL, encoded, inputs, outputs, timeout)
-        return calls.understood(calls.segmentation, answer, encoded)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = await self._encoded(image, fetch, timeout)
+            inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
+            answer = await self._infer(request.MODEL, encoded, inputs, outputs, timeout, known)
+            return calls.understood(calls.segmentation, answer, encoded)
 
     async def florence2(
         self,
@@ -67,15 +72,18 @@ class AsyncSegmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[models.Florence2Settings],
     ) -> models.Florence2Answer:
         """As `Segmenter.florence2`."""
-        encoded = await self._encoded(image, fetch, timeout)
-        inputs = models.florence2_inputs(encoded, task, text, settings)
-        answer = await self._infer(
-            models.FLORENCE2, encoded, inputs, models.outputs(models.FLORENCE2), timeout
-        )
-        return calls.understood(models.florence2_answer, answer)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = await self._encoded(image, fetch, timeout)
+            inputs = models.florence2_inputs(encoded, task, text, settings)
+            outputs = models.outputs(models.FLORENCE2)
+            answer = await self._infer(models.FLORENCE2, encoded, inputs, outputs, timeout, known)
+            return calls.understood(models.florence2_answer, answer)
 
     async def sam2(
         self,
@@ -84,12 +92,17 @@ class AsyncSegmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> models.Sam2Answer:
         """As `Segmenter.sam2`."""
-        encoded = await self._encoded(image, fetch, timeout)
-        inputs = models.sam2_inputs(encoded, boxes)
-        answer = await self._infer(models.SAM2, encoded, inputs, models.outputs(models.SAM2), timeout)
-        return calls.understood(models.sam2_answer, answer)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = await self._encoded(image, fetch, timeout)
+            inputs = models.sam2_inputs(encoded, boxes)
+            outputs = models.outputs(models.SAM2)
+            answer = await self._infer(models.SAM2, encoded, inputs, outputs, timeout, known)
+            return calls.understood(models.sam2_answer, answer)
 
     async def stream(
         self,
@@ -97,10 +110,14 @@ class AsyncSegmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[request.Settings],
     ) -> AsyncGenerator[events.Event, None]:
         """As `Segmenter.stream`, for `async for`."""
-        call = events.Call.of(await self._encoded(image, fetch, timeout), settings)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            call = events.Call.of(await self._encoded(image, fetch, timeout), settings, known)
         limit = calls.seconds(timeout, self.timeout)
         way = streams.Way(self._arguments, self._metadata, str(self.address), self._link)
         told = streams.awaited(call, self._client(), way, limit)
@@ -179,13 +196,19 @@ class AsyncSegmenter(calls.Caller):
         inputs: list[InferInput],
         outputs: list[InferRequestedOutput],
         timeout: calls.Timeout,
+        known: marks.Marks,
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
         trying = attempts.Attempts(self._link, encoded.left(limit))
         while True:
             try:
                 answer = await self._client().infer(
-                    model, inputs, outputs=outputs, client_timeout=trying.left(), headers=self._metadata
+                    model,
+                    inputs,
+                    outputs=outputs,
+                    request_id=known.request_id,
+                    client_timeout=trying.left(),
+                    headers={**self._metadata, **known.headers},
                 )
             except InferenceServerException as raised:
                 error = errors.from_triton(raised, str(self.address), limit)

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
 from florence2_sam2.client import images, request
+from florence2_sam2.client.marks import Marks
 from florence2_sam2.client.objects import Box, SegmentedObject, box_of, object_of
 from florence2_sam2.client.results import Segmentation
 
@@ -22,6 +23,8 @@ class Started:
 
     width: int
     height: int
+    request_id: str | None = None
+    """As `Segmentation.request_id`."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,13 @@ class Call:
     outputs: list[InferRequestedOutput]
     encoded: images.Encoded
     normalized: bool
+    known: Marks
 
     @classmethod
-    def of(cls, encoded: images.Encoded, settings: request.Settings) -> Call:
+    def of(cls, encoded: images.Encoded, settings: request.Settings, known: Marks) -> Call:
         """Raises TypeError for a setting that does not exist, or one of the wrong Python type."""
         inputs = request.to_inputs(encoded, settings)
-        return cls(inputs, wanted_outputs(settings), encoded, bool(settings.get("normalized")))
+        return cls(inputs, wanted_outputs(settings), encoded, bool(settings.get("normalized")), known)
 
     def read(self, answer: Any, started: Started | None) -> Event | None:
         """The event of one response, tritonclient's InferResult; None for one that this client does not know.
@@ -138,7 +142,7 @@ class Call:
     def _read(self, body: Mapping[str, Any], started: Started | None) -> Event | None:
         match body["event"]:
             case "started":
-                return Started(body["image"]["width"], body["image"]["height"])
+                return Started(body["image"]["width"], body["image"]["height"], body.get("request_id"))
             case "text":
                 return CaptionText(body["text"])
             case "caption":

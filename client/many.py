@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -56,10 +57,12 @@ def each(call: Callable[[P], R], pictures: Iterable[P], concurrency: int) -> Ite
         Exception: what reading `pictures` raises, after the answers to those before.
     """
     _require(concurrency)
-    return _each(call, pictures, concurrency)
+    return _each(call, pictures, concurrency, contextvars.copy_context())
 
 
-def _each(call: Callable[[P], R], pictures: Iterable[P], concurrency: int) -> Iterator[Done[P, R]]:
+def _each(
+    call: Callable[[P], R], pictures: Iterable[P], concurrency: int, context: contextvars.Context
+) -> Iterator[Done[P, R]]:
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix="segment")
     room = threading.Semaphore(AHEAD * concurrency)
     taken: queue.SimpleQueue[Future[Done[P, R]] | Exception | None] = queue.SimpleQueue()
@@ -78,7 +81,8 @@ def _each(call: Callable[[P], R], pictures: Iterable[P], concurrency: int) -> It
                 room.acquire()
                 if left.is_set():
                     return
-                taken.put(pool.submit(attempt, index, picture))
+                # Each in a copy of the caller's context, which has the trace that the calls belong to.
+                taken.put(pool.submit(context.copy().run, attempt, index, picture))
         except Exception as error:
             end = error
         taken.put(end)

@@ -66,6 +66,8 @@ class Florence2Answer:
     warnings: tuple[str, ...]
     timings_ms: Mapping[str, float]
     """`waiting` for a place, `encoding` the prompt, `decoding`."""
+    request_id: str | None = field(default=None, compare=False)
+    """What the call is known by in the server's logs and traces."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Sam2Answer:
     """bool [N, height, width], of the picture's size."""
     scores: npt.NDArray[np.float32] = field(compare=False)
     """float32 [N]: SAM2's predicted IoU, 0…1."""
+    request_id: str | None = field(default=None, compare=False)
+    """What the call is known by in the server's traces."""
 
 
 def florence2_inputs(image: Encoded, task: str, text: str, settings: Florence2Settings) -> list[InferInput]:
@@ -110,6 +114,7 @@ def florence2_answer(answer: Any) -> Florence2Answer:
         answer.as_numpy("token_log_probabilities"),
         tuple(info["warnings"]),
         info["timings_ms"],
+        info.get("request_id"),
     )
 
 
@@ -133,7 +138,7 @@ def sam2_answer(answer: Any) -> Sam2Answer:
     masks, scores = answer.as_numpy("masks"), answer.as_numpy("scores")
     if masks.ndim != 3 or len(masks) != len(scores):
         raise ValueError(f"masks {list(masks.shape)} and scores {list(scores.shape)}")
-    return Sam2Answer(masks, scores)
+    return Sam2Answer(masks, scores, answer.get_response().id or None)
 
 
 def outputs(model: str) -> list[InferRequestedOutput]:

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -47,6 +48,8 @@ class Segmentation:
     """The server's JSON as it came: views and formats that have no field of their own are read from here."""
     picture: images.Picture | None = field(default=None, repr=False, compare=False)
     """The picture that was sent, for `overlay`."""
+    request_id: str | None = field(default=None, compare=False)
+    """What the call is known by in the server's logs and traces; older servers tell none."""
 
     @classmethod
     def from_json(
@@ -73,7 +76,14 @@ class Segmentation:
             mask_png=mask_png or _png_of(mask_url),
             raw=body,
             picture=picture,
+            request_id=body.get("request_id"),
         )
+
+    @property
+    def mask_url_expires(self) -> datetime | None:
+        """Until when `mask_url` can be read; None: nothing that the server knows of ends that."""
+        told = self.raw.get("mask_url_expires")
+        return None if told is None else datetime.fromisoformat(told)
 
     def to_dict(self) -> dict[str, Any]:
         """The server's JSON, as a copy that may be changed."""

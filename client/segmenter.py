@@ -13,7 +13,18 @@ import tritonclient.grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from florence2_sam2.client import attempts, calls, errors, events, images, many, models, request, streams
+from florence2_sam2.client import (
+    attempts,
+    calls,
+    errors,
+    events,
+    images,
+    many,
+    marks,
+    models,
+    request,
+    streams,
+)
 from florence2_sam2.client.results import Segmentation
 
 P = TypeVar("P", bound=images.Picture)
@@ -39,6 +50,8 @@ class Segmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[request.Settings],
     ) -> Segmentation:
         """Find and outline the objects in one picture.
@@ -52,6 +65,10 @@ class Segmenter(calls.Caller):
             timeout: seconds for this call, None for no limit; the client's when it is not given.
             fetch: who fetches a URL: "server", under its own policy, or "client", by the client's `url_rules`. The
                 client's own, which is "server" by default, when it is not given.
+            request_id: what the call is known by in answer, errors and the server's logs, at most 128 characters of
+                printable ASCII; made here when it is not given.
+            traceparent: the caller's span, as W3C's header says it, which the server's traces continue; the span of
+                OpenTelemetry that is active here when it is not given.
             settings: `caption`, `area_threshold`, `confidence_threshold`, `nms_threshold`,
                 `polygon_precision`, `output_mask`, `formats`, `view`, `nms`, `task`, `phrases`, `boxes`,
                 `num_beams`, `max_new_tokens`, `invert_mask`, `normalized`,
@@ -62,10 +79,12 @@ class Segmenter(calls.Caller):
                 behind which it finds no picture, is an `InvalidRequest` with the field `image`.
             OSError, TypeError, ValueError: the picture or a setting is unusable before anything is sent.
         """
-        encoded = images.encode(image, self._fetching(fetch, timeout))
-        inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
-        answer = self._infer(request.MODEL, encoded, inputs, outputs, timeout)
-        return calls.understood(calls.segmentation, answer, encoded)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = images.encode(image, self._fetching(fetch, timeout))
+            inputs, outputs = request.to_inputs(encoded, settings), request.wanted_outputs(settings)
+            answer = self._infer(request.MODEL, encoded, inputs, outputs, timeout, known)
+            return calls.understood(calls.segmentation, answer, encoded)
 
     def florence2(
         self,
@@ -75,12 +94,15 @@ class Segmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[models.Florence2Settings],
     ) -> models.Florence2Answer:
         """Florence-2 alone, with any of its tasks: `segmenter.florence2("sign.jpg", "<OCR>").text`.
 
         Args:
-            image: as `segment`'s; a URL only with `fetch="client"`, since this model fetches none.
+            image: as `segment`'s, as are `request_id` and `traceparent`; a URL only with `fetch="client"`, since this
+                model fetches none.
             task: `<CAPTION>`, `<DETAILED_CAPTION>`, `<MORE_DETAILED_CAPTION>`, `<OD>`, `<DENSE_REGION_CAPTION>`,
                 `<REGION_PROPOSAL>`, `<CAPTION_TO_PHRASE_GROUNDING>`, `<REFERRING_EXPRESSION_SEGMENTATION>`,
                 `<REGION_TO_SEGMENTATION>`, `<OPEN_VOCABULARY_DETECTION>`, `<REGION_TO_CATEGORY>`,
@@ -91,10 +113,13 @@ class Segmenter(calls.Caller):
         Raises:
             As `segment`; ValueError for a URL that is left to the server.
         """
-        encoded = images.encode(image, self._fetching(fetch, timeout))
-        inputs = models.florence2_inputs(encoded, task, text, settings)
-        answer = self._infer(models.FLORENCE2, encoded, inputs, models.outputs(models.FLORENCE2), timeout)
-        return calls.understood(models.florence2_answer, answer)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = images.encode(image, self._fetching(fetch, timeout))
+            inputs = models.florence2_inputs(encoded, task, text, settings)
+            outputs = models.outputs(models.FLORENCE2)
+            answer = self._infer(models.FLORENCE2, encoded, inputs, outputs, timeout, known)
+            return calls.understood(models.florence2_answer, answer)
 
     def sam2(
         self,
@@ -103,19 +128,25 @@ class Segmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> models.Sam2Answer:
         """SAM2 alone: one mask and score for each box [[x1, y1, x2, y2], …] in pixels of the upright picture.
 
         Args:
-            image: as `segment`'s; a URL only with `fetch="client"`, since this model fetches none.
+            image: as `segment`'s, as are `request_id` and `traceparent`; a URL only with `fetch="client"`, since this
+                model fetches none.
 
         Raises:
             As `segment`; ValueError for a URL that is left to the server, or boxes of another shape.
         """
-        encoded = images.encode(image, self._fetching(fetch, timeout))
-        inputs = models.sam2_inputs(encoded, boxes)
-        answer = self._infer(models.SAM2, encoded, inputs, models.outputs(models.SAM2), timeout)
-        return calls.understood(models.sam2_answer, answer)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            encoded = images.encode(image, self._fetching(fetch, timeout))
+            inputs = models.sam2_inputs(encoded, boxes)
+            outputs = models.outputs(models.SAM2)
+            answer = self._infer(models.SAM2, encoded, inputs, outputs, timeout, known)
+            return calls.understood(models.sam2_answer, answer)
 
     def stream(
         self,
@@ -123,6 +154,8 @@ class Segmenter(calls.Caller):
         *,
         timeout: calls.Timeout = calls.CLIENT_DEFAULT,
         fetch: calls.Fetch | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
         **settings: Unpack[request.Settings],
     ) -> Generator[events.Event, None, None]:
         """`segment`, told while it goes on: `for event in segmenter.stream("rock.jpg", area_threshold=1): …`
@@ -137,7 +170,9 @@ class Segmenter(calls.Caller):
             As `segment`: before anything is sent when it is called, where a URL is fetched too, the others from the
             loop.
         """
-        call = events.Call.of(images.encode(image, self._fetching(fetch, timeout)), settings)
+        known = marks.Marks.of(request_id, traceparent)
+        with known.on_errors():
+            call = events.Call.of(images.encode(image, self._fetching(fetch, timeout)), settings, known)
         limit = calls.seconds(timeout, self.timeout)
         way = streams.Way(self._arguments, self._metadata, str(self.address), self._link)
         return streams.blocking(call, way, limit, self._closed)
@@ -217,13 +252,19 @@ class Segmenter(calls.Caller):
         inputs: list[InferInput],
         outputs: list[InferRequestedOutput],
         timeout: calls.Timeout,
+        known: marks.Marks,
     ) -> Any:
         limit = calls.seconds(timeout, self.timeout)
         trying = attempts.Attempts(self._link, encoded.left(limit))
         while True:
             try:
                 answer = self._client.infer(
-                    model, inputs, outputs=outputs, client_timeout=trying.left(), headers=self._metadata
+                    model,
+                    inputs,
+                    outputs=outputs,
+                    request_id=known.request_id,
+                    client_timeout=trying.left(),
+                    headers={**self._metadata, **known.headers},
                 )
             except InferenceServerException as raised:
                 error = errors.from_triton(raised, str(self.address), limit)

@@ -32,9 +32,8 @@ class Way:
     address: str
     link: Link
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {**self.metadata, **_WITH_STATUS}
+    def headers(self, call: events.Call) -> dict[str, str]:
+        return {**self.metadata, **call.known.headers, **_WITH_STATUS}
 
 
 def blocking(
@@ -53,7 +52,10 @@ def blocking(
     trying, told = Attempts(way.link, call.encoded.left(limit)), _Told()
     while True:
         try:
-            with contextlib.closing(_blocking_once(call, way, limit, trying.left())) as attempt:
+            with (
+                call.known.on_errors(),
+                contextlib.closing(_blocking_once(call, way, limit, trying.left())) as attempt,
+            ):
                 for event in filter(told.is_news, attempt):
                     trying.succeeded()
                     yield event
@@ -76,10 +78,14 @@ def _blocking_once(
     reader = _Reader(call, way.address, limit)
     try:
         client.start_stream(
-            lambda result, error: responses.put((result, error)), stream_timeout=left, headers=way.headers
+            lambda result, error: responses.put((result, error)),
+            stream_timeout=left,
+            headers=way.headers(call),
         )
         with contextlib.suppress(InferenceServerException):  # it has failed already: `responses` says why
-            client.async_stream_infer(events.MODEL, call.inputs, outputs=call.outputs)
+            client.async_stream_infer(
+                events.MODEL, call.inputs, outputs=call.outputs, request_id=call.known.request_id
+            )
         while not reader.ended:
             try:
                 response = responses.get(timeout=None if left is None else left + _GRACE_SECONDS)
@@ -102,11 +108,13 @@ async def awaited(
     trying, told = Attempts(way.link, call.encoded.left(limit)), _Told()
     while True:
         try:
-            async with contextlib.aclosing(_awaited_once(call, client, way, limit, trying.left())) as attempt:
-                async for event in attempt:
-                    if told.is_news(event):
-                        trying.succeeded()
-                        yield event
+            with call.known.on_errors():
+                once = _awaited_once(call, client, way, limit, trying.left())
+                async with contextlib.aclosing(once) as attempt:
+                    async for event in attempt:
+                        if told.is_news(event):
+                            trying.succeeded()
+                            yield event
             return
         except errors.SegmenterError as error:
             pause = trying.pause(error)
@@ -120,9 +128,14 @@ async def _awaited_once(
     call: events.Call, client: Any, way: Way, limit: float | None, left: float | None
 ) -> AsyncGenerator[events.Event, None]:
     async def one() -> AsyncIterator[dict[str, Any]]:
-        yield {"model_name": events.MODEL, "inputs": call.inputs, "outputs": call.outputs}
+        yield {
+            "model_name": events.MODEL,
+            "inputs": call.inputs,
+            "outputs": call.outputs,
+            "request_id": call.known.request_id,
+        }
 
-    responses = client.stream_infer(one(), stream_timeout=left, headers=way.headers)
+    responses = client.stream_infer(one(), stream_timeout=left, headers=way.headers(call))
     reader = _Reader(call, way.address, limit)
     last: events.Event | None = None
     try:

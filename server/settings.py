@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 PREFIX = "FLORENCE2_SAM2_"
@@ -67,6 +67,9 @@ class Settings:
     )
     store_seconds: float = _setting(5.0, "time to write one mask to the store", 0.001)
     store_link_seconds: int = _setting(86_400, "how long a signed link to a stored mask stays valid", 1)
+    store_keep_seconds: int = _setting(
+        0, "age at which masks in a store on this machine (file:///folder) are removed; 0: never", 0
+    )
 
     max_in_flight: int = _setting(8, "requests worked on at once", 1)
     max_queue: int = _setting(32, "requests that may wait; more are refused", 0)
@@ -102,6 +105,19 @@ class Settings:
     )
     hung_seconds: float = _setting(
         120.0, "time without any progress in a request after which serve starts the server again", 1, "watch"
+    )
+
+    access_log: str | None = _setting(
+        None,
+        "file that gets a line of JSON for each call, -: Triton's log; none: no lines",
+        None,
+        "telemetry",
+    )
+    tracing: bool = _setting(
+        False,
+        "OpenTelemetry traces, to where OTEL_EXPORTER_OTLP_ENDPOINT says (extra: tracing)",
+        None,
+        "telemetry",
     )
 
     def __post_init__(self) -> None:
@@ -147,6 +163,12 @@ class Settings:
                 raise ValueError(f"{option.variable}: {reason}") from None
         return cls(**values)
 
+    def with_absolute_paths(self) -> Settings:
+        """The same for processes that run in another folder."""
+        if self.access_log in (None, "-"):
+            return self
+        return replace(self, access_log=os.path.abspath(str(self.access_log)))
+
     def environment(self) -> dict[str, str]:
         """The variables that make `from_environment` give these settings again; defaults are left out."""
         return {
@@ -158,7 +180,7 @@ class Settings:
 
 class Option(NamedTuple):
     """One setting, as a command line needs it. `kind` is one of int, float, bool, str, ints, strs; `group` is the
-    heading of its flag, "checkpoints", "limits" or "watch".
+    heading of its flag, "checkpoints", "limits", "watch" or "telemetry".
     """
 
     name: str

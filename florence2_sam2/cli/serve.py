@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoints": "Both together, in place of --repository: exported on first use, then found in the cache.",
         "limits": "Each, and those above and below, is also an environment variable, FLORENCE2_SAM2_… in capitals.",
         "watch": "How the server is looked after: what has died or hangs is started again.",
+        "telemetry": "What is told of each call.",
     }
     groups = {name: parser.add_argument_group(name, text) for name, text in headings.items()}
     for option in options():

@@ -19,6 +19,7 @@ from types import FrameType
 
 from florence2_sam2.server.container.command import command, environment
 from florence2_sam2.server.container.options import ADMIN_KEY_FILE_VARIABLE, Options, parse
+from florence2_sam2.server.container.plans import check_plans
 from florence2_sam2.server.container.server import ContainerServer
 from florence2_sam2.server.container.shared_memory import SharedMemoryNames
 from florence2_sam2.server.launch import checks
@@ -50,7 +51,10 @@ def _run(options: Options) -> int:
     key = options.admin_key() or secrets.token_hex(16)
     checks.check_providers()
     checks.check_shared_memory()
+    checks.check_telemetry(settings)
     checks.check_repository(options.repository, options.check_hashes)
+    if options.model_config == "tensorrt":
+        check_plans(options.repository)
     environ = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_FILE_VARIABLE}
     began = time.monotonic()
     with SharedMemoryNames() as names:

@@ -14,6 +14,7 @@ from florence2_sam2.server.launch.command import (
     ADMINISTRATIVE,
     EXIT_TIMEOUT_SECONDS,
     SHM_DEFAULT_BYTES,
+    forwarded_headers,
 )
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.triton.outstanding import CALL_THREADS
@@ -55,6 +56,7 @@ def command(options: Options, settings: Settings, shm_prefix: str, admin_key: st
         *([] if gpu else ["--pinned-memory-pool-byte-size=0"]),  # between GPU and CPU
         f"--grpc-restricted-protocol={closed}",
         f"--http-restricted-api={closed}",
+        *forwarded_headers(),
         *_connection_age(options.connection_seconds),
         *_http_bytes(settings),
         f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",

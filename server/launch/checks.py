@@ -17,8 +17,9 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-from florence2_sam2.server import manifest
+from florence2_sam2.server import access_log, manifest, tracing
 from florence2_sam2.server.launch.errors import StartError
+from florence2_sam2.server.settings import Settings
 
 SHM_NEEDED_BYTES = 48 * 2**20
 PYTHONS = ((3, 11), (3, 12))
@@ -156,6 +157,17 @@ def check_shared_memory(needed: int = SHM_NEEDED_BYTES, folder: str = "/dev/shm"
             f"{folder} has {free // 2**20} MB free, at least {needed // 2**20} MB are needed:"
             " docker run --shm-size=1g, or remove what lies there"
         )
+
+
+def check_telemetry(settings: Settings) -> None:
+    """What is told of calls must be possible: the log can be written, traces have their packages."""
+    try:
+        if settings.access_log is not None:
+            access_log.check(settings.access_log)
+        if settings.tracing:
+            tracing.check()
+    except ValueError as error:
+        raise StartError(str(error)) from None
 
 
 def free_port(host: str) -> int:

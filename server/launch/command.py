@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from florence2_sam2.server import request_id, tracing
 from florence2_sam2.server.launch.tls import Tls
 from florence2_sam2.server.launch.wheel import TritonWheel
 from florence2_sam2.server.settings import Settings
@@ -17,6 +18,9 @@ ADMINISTRATIVE = ("shared-memory", "model-config", "model-repository", "trace", 
 # The header that opens them: its name over HTTP; over gRPC Triton puts a prefix before it.
 ADMIN_HEADER = "florence2-sam2-admin-key"
 GRPC_HEADER_PREFIX = "triton-grpc-protocol-"
+
+# Headers of a call that its model needs: Triton hands them on as request parameters. (RE2, found anywhere in a name.)
+FORWARDED_HEADERS = f"(?i)^({tracing.TRACEPARENT}|{tracing.TRACESTATE}|{request_id.HEADER})$"
 
 EXIT_TIMEOUT_SECONDS = 30
 # Each python model has one region in /dev/shm, taken in full at the start. It grows with its tensors and
@@ -103,6 +107,7 @@ def server_command(
         "--pinned-memory-pool-byte-size=0",  # the python backend has no use for it
         f"--grpc-restricted-protocol={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
         f"--http-restricted-api={','.join(ADMINISTRATIVE)}:{ADMIN_HEADER}={admin_key}",
+        *forwarded_headers(),
         *(tls.arguments() if tls else []),
         f"--exit-timeout-secs={EXIT_TIMEOUT_SECONDS}",
         "--log-format=ISO8601",
@@ -111,6 +116,11 @@ def server_command(
     # drain.py.
     loaded = ["*"] if models is None else models
     return [*command, "--model-control-mode=explicit", *(f"--load-model={model}" for model in loaded)]
+
+
+def forwarded_headers() -> list[str]:
+    """Flags: which headers of a call the models get to see."""
+    return [f"--{protocol}-header-forward-pattern={FORWARDED_HEADERS}" for protocol in ("http", "grpc")]
 
 
 def server_environment(

@@ -72,7 +72,7 @@ class EmbeddedServer:
         check_hashes: bool = True,
     ) -> None:
         self.repository = (repository or packaged_repository()).resolve()
-        self.settings = settings or Settings()
+        self.settings = (settings or Settings()).with_absolute_paths()
         self.admin_key = secrets.token_hex(16)
         self._endpoints = {"grpc": (grpc_host, grpc_port), "http": (http_host, http_port)}
         self._endpoints["metrics"] = metrics_host, metrics_port
@@ -142,6 +142,7 @@ class EmbeddedServer:
             self._wheel, checks.check_python3(), checks.find_libpython(), self.settings, os.environ
         )
         checks.check_shared_memory()
+        checks.check_telemetry(self.settings)
         checks.check_repository(self.repository, self._check_hashes)
         if self._tls:
             check_tls(self._tls)

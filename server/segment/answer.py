@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,14 @@ from florence2_sam2.server.segment.pipeline import Outcome
 from florence2_sam2.server.segment.request import SegmentRequest
 
 Json = dict[str, Any]
+
+
+class MaskUrl(NamedTuple):
+    """Where the mask can be had; until when, if that ends; and what the caller should know about it."""
+
+    url: str
+    expires: datetime | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ def build_answer(
     request: SegmentRequest,
     picture: Picture,
     identities: dict[str, Json],
-    mask_url: Callable[[bytes], tuple[str, str | None]],
+    mask_url: Callable[[bytes], MaskUrl],
     found: Callable[[int, Json], None] | None = None,
     leave_if_cancelled: Callable[[], None] = lambda: None,
 ) -> Answer:
@@ -45,7 +54,7 @@ def build_answer(
     Args:
         picture: for the preview.
         identities: what the answer says of each model.
-        mask_url: PNG → its URL, and a warning or None (an object store may fail; the mask must not be lost).
+        mask_url: PNG → its URL (an object store may fail; the mask must not be lost).
         found: is told of each object as soon as it is written, with its index.
         leave_if_cancelled: called before each object; raises when nobody waits for the answer.
     """
@@ -82,8 +91,11 @@ def build_answer(
     if request.output_mask:
         union = union_mask([_mask(candidate) for candidate in kept], outcome.width, outcome.height)
         mask_png = encode_png_mask(~union if options.invert_mask else union)
-        result["mask_url"], warning = mask_url(mask_png)
-        warnings += [warning] if warning else []
+        place = mask_url(mask_png)
+        result["mask_url"] = place.url
+        if place.expires is not None:
+            result["mask_url_expires"] = place.expires.isoformat().replace("+00:00", "Z")
+        warnings += [place.warning] if place.warning else []
     if "coco" in options.formats:
         result["coco"] = coco_document(kept, outcome.width, outcome.height)
     if "geojson" in options.formats:

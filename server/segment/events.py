@@ -1,6 +1,7 @@
 """What a call tells of itself while it is answered: `segment_stream`'s events, each a JSON object.
 
-    {"event": "started", "image": {"width": …, "height": …}}      the picture has been read
+    {"event": "started", "image": {"width": …, "height": …}, "request_id": …}
+                                                                  the picture has been read
     {"event": "text", "text": …}                                  the caption as far as it is written; may change again
     {"event": "caption", "caption": …, "caption_source": …}       as in the answer
     {"event": "boxes", "boxes": [{"label": …, "box": …, "area_ratio": …, "grounding_score": …, "reason": …}, …]}
@@ -27,11 +28,15 @@ Event = dict[str, Any]
 class Teller(Watcher):
     """Turns what a call's stages see into events for `tell`."""
 
-    def __init__(self, request: SegmentRequest, tell: Callable[[Event], None]) -> None:
-        self._request, self._tell = request, tell
+    def __init__(
+        self, request: SegmentRequest, tell: Callable[[Event], None], request_id: str | None = None
+    ) -> None:
+        self._request, self._tell, self._request_id = request, tell, request_id
 
     def started(self, outcome: Outcome) -> None:
-        self._tell({"event": "started", "image": {"width": outcome.width, "height": outcome.height}})
+        size = {"width": outcome.width, "height": outcome.height}
+        named = {} if self._request_id is None else {"request_id": self._request_id}
+        self._tell({"event": "started", "image": size} | named)
 
     def text(self, text: str) -> None:
         self._tell({"event": "text", "text": text})

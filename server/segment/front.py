@@ -40,7 +40,7 @@ async def ask_segment(
     elif "image" in given:
         inputs["image"] = given["image"]
     try:
-        return await bls.call_with_line("segment", inputs, outputs, heard)
+        return await bls.call_with_line("segment", inputs, outputs, heard, hands_on=True)
     except InvalidRequest as refused:
         if refused.field == "image" and encoded is not None:
             raise InvalidRequest("image_base64", refused.problem) from None

@@ -10,12 +10,15 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from florence2_sam2.server import request_id, tracing
 from florence2_sam2.server.errors import InvalidRequest, shown
 from florence2_sam2.server.segment.request import THRESHOLDS, Options
 
 # Fields passed on to `segment` as they are. Raw bytes cannot be written in JSON, so `image` is not among them.
 FIELDS = ("image_url", "caption", *THRESHOLDS, "polygon_precision", "output_mask", "options")
 ALL_FIELDS = ("image_base64", *FIELDS)
+# What a call is known by: headers that Triton hands on, or fields of these names.
+MARKS = frozenset((request_id.HEADER, tracing.TRACEPARENT, tracing.TRACESTATE))
 OPTIONS = frozenset(field.name for field in dataclasses.fields(Options))
 
 
@@ -27,6 +30,8 @@ def refuse_unknown(parameters: Mapping[str, Any] | str | None) -> None:
     """
     named = json.loads(parameters or "{}") if isinstance(parameters, str) else dict(parameters or {})
     for name in named:
+        if name.lower() in MARKS:
+            continue
         raise InvalidRequest(shown(name), f"unknown field; {_hint(name)}")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from florence2_sam2.server import records
+
 T = TypeVar("T")
 Tell = Callable[[Any], None]
 
@@ -87,16 +89,19 @@ class Memory:
         if key in self._kept:
             self._kept.move_to_end(key)
             self.counts.kept += 1
+            records.count_memory("kept")
             kept: T = self._kept[key][0]
             return kept
         place = (key, lane)
         shared = self._under_way.get(place)
         if shared is None:
             self.counts.made += 1
+            records.count_memory("made")
             shared = self._under_way[place] = _Work()
             shared.task = asyncio.ensure_future(self._do(place, shared, work, size))
         else:
             self.counts.joined += 1
+            records.count_memory("joined")
         task = shared.task
         assert task is not None
         shared.callers += 1

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from florence2_sam2.postprocess import upsample_mask
+from florence2_sam2.server import records
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.segment.candidates import (
     Candidate,
@@ -138,7 +139,7 @@ class Pipeline:
         embedding: asyncio.Task[Sam2Features] | None = None
         try:
             if self.overlap_sam2 and request.options.boxes is None:
-                embedding = asyncio.create_task(seen.sam2_features())
+                embedding = asyncio.create_task(_ahead(seen))
             await self._find(request, seen, outcome, leave_if_cancelled, watcher)
             drop_degenerate(outcome.candidates, width, height)
             drop_large(outcome.candidates, width, height, request.area_threshold)
@@ -286,10 +287,16 @@ def _choose_and_upsample(
         candidate.logits = None
 
 
+async def _ahead(seen: Seen) -> Sam2Features:
+    with records.span("embed_ahead"):
+        return await seen.sam2_features()
+
+
 @contextmanager
 def _clock(timings: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     try:
-        yield
+        with records.span(stage):
+            yield
     finally:
         timings[stage] += (time.perf_counter() - start) * 1e3

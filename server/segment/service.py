@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 
+from florence2_sam2.server import records
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.inputs.fetch import fetch_image
 from florence2_sam2.server.inputs.pictures import data_url
 from florence2_sam2.server.metrics import Metrics
+from florence2_sam2.server.segment import noted
 from florence2_sam2.server.segment.admission import Gate
-from florence2_sam2.server.segment.answer import Answer, Json, build_answer
+from florence2_sam2.server.segment.answer import Answer, Json, MaskUrl, build_answer
 from florence2_sam2.server.segment.described import FAILED, STORED
 from florence2_sam2.server.segment.events import Event, Teller
 from florence2_sam2.server.segment.fetches import Fetches
@@ -62,13 +65,13 @@ class SegmentService:
             ServiceError: as `server/errors.py` says; everything else is a bug.
         """
         called = time.perf_counter()
-        request = parse_request(inputs, self._settings)
-        priority = request.options.priority
-        self._gate.check(priority)  # before anything is fetched for a call that will be refused
+        with records.span("check"):
+            request = parse_request(inputs, self._settings)
+            noted.asked(request)
+            priority = request.options.priority
+            self._gate.check(priority)  # before anything is fetched for a call that will be refused
         source, fetch_seconds = await self._fetch(request)
-        came = time.perf_counter()
-        async with self._gate.enter(priority) as place:
-            self._metrics.add("segment_waiting_seconds_total", time.perf_counter() - came, priority=priority)
+        async with self._place(priority) as place:
             pictures: list[Picture] = []
 
             def load() -> Picture:
@@ -76,7 +79,7 @@ class SegmentService:
                 return pictures[0]
 
             loop = asyncio.get_running_loop()
-            watcher = Watcher() if tell is None else Teller(request, tell)
+            watcher = Watcher() if tell is None else Teller(request, tell, records.request_id())
 
             def found(index: int, item: Json) -> None:  # in a worker thread
                 loop.call_soon_threadsafe(watcher.found, index, item)
@@ -85,7 +88,6 @@ class SegmentService:
                 if cancelled():
                     raise Cancelled("the caller has gone")
 
-            await place.turn()
             outcome = await self._pipeline(request, load, cancelled, watcher, place.models(self._models))
             outcome.timings_ms["decode"] += 1e3 * fetch_seconds
             build = functools.partial(
@@ -98,7 +100,9 @@ class SegmentService:
                 None if tell is None else found,
                 leave_if_cancelled,
             )
-            answer = await self._run(build)
+            with records.span("answer"):
+                answer = await self._run(build)
+            answer.result.update(noted.answered(outcome))
             self._remember(pictures[0], outcome)
             self._count(outcome)
             self._metrics.observe("segment_duration_seconds", time.perf_counter() - called, priority=priority)
@@ -134,8 +138,26 @@ class SegmentService:
         if is_data_url(url):
             return b"", 0.0  # it is in the URL
         began = time.perf_counter()
-        data = await self._fetches.run(lambda: fetch_image(url, self._settings))
+        with records.span(records.FETCH, **noted.where(url)):
+            data = await self._fetches.run(lambda: fetch_image(url, self._settings))
         return data, time.perf_counter() - began
+
+    @asynccontextmanager
+    async def _place(self, priority: str) -> AsyncIterator[Turns.Call]:
+        """Wait for a place, and of a bulk call for its turn, and hold it.
+
+        Raises:
+            Overloaded: as `Gate.enter`.
+        """
+        async with AsyncExitStack() as entered:
+            came = time.perf_counter()
+            with records.span("wait"):
+                place = await entered.enter_async_context(self._gate.enter(priority))
+                waited = time.perf_counter() - came
+                self._metrics.add("segment_waiting_seconds_total", waited, priority=priority)
+                await place.turn()
+            records.note(**{records.WAITED: round(time.perf_counter() - came, 4)})
+            yield place
 
     def _remember(self, picture: Picture, outcome: Outcome) -> None:
         self._loader.remember(picture)
@@ -150,14 +172,14 @@ class SegmentService:
         for candidate in outcome.dropped:
             self._metrics.add("segment_filtered_total", reason=str(candidate.reason))
 
-    def _mask_url(self, png: bytes) -> tuple[str, str | None]:
-        """Where the mask can be had, and what the caller should know about it."""
+    def _mask_url(self, png: bytes) -> MaskUrl:
+        """Where the mask can be had, until when, and what the caller should know about it."""
         if self._store is None:
-            return data_url(png), None
+            return MaskUrl(data_url(png))
         try:
-            url = self._store.put(png)
+            stored = self._store.put(png)
             self._metrics.add("masks_stored_total", how=STORED)
-            return url, None
+            return MaskUrl(stored.url, stored.expires)
         except StoreError as error:
             self._metrics.add("masks_stored_total", how=FAILED)
-            return data_url(png), f"mask_url: {error}; the mask is in the answer itself"
+            return MaskUrl(data_url(png), None, f"mask_url: {error}; the mask is in the answer itself")

@@ -18,9 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from florence2_sam2.server.errors import CODES, Cancelled
+from florence2_sam2.server import records
+from florence2_sam2.server.errors import CODES, Cancelled, ServiceError
 from florence2_sam2.server.metrics import Metrics
-from florence2_sam2.server.triton import bls, failures, health, lines
+from florence2_sam2.server.reports import Reports
+from florence2_sam2.server.settings import Settings
+from florence2_sam2.server.triton import bls, failures, health
+from florence2_sam2.server.triton.call import Call
 from florence2_sam2.server.triton.health import State
 from florence2_sam2.server.triton.memory import check_room
 from florence2_sam2.server.triton.metrics import SECONDS, Published
@@ -28,108 +32,19 @@ from florence2_sam2.server.triton.outstanding import CALL_THREADS
 from florence2_sam2.server.triton.tensors import bytes_output
 
 if TYPE_CHECKING:
-    from triton_python_backend_utils import InferenceRequest, InferenceResponse, Tensor, TritonError
+    from triton_python_backend_utils import InferenceRequest, Tensor
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # How often a call that takes longer looks whether its caller is still there.
 WATCH_SECONDS = 0.1
-# How often at most Triton is asked for it: each answer takes 0.05 to 0.15 ms, a sixth of a small decoder's step.
-ASK_SECONDS = 0.01
 # So much time of the processor is progress too: one step of one large request may take minutes. (What a process spends
 # on nothing is a hundredth of that in `hung_seconds`.)
 BUSY_SECONDS = 5.0
 # How long `finalize` waits for requests in flight: below Triton's own limit for unloading, see
 # `--exit-timeout-secs`.
 DRAIN_SECONDS = 25.0
-
-
-class Call:
-    """One request in flight. `request` and the arrays read from it are valid until the answer is sent; `parameters` are
-    the request's.
-    """
-
-    def __init__(self, request: InferenceRequest) -> None:
-        self.request = request
-        self.parameters = failures.parameters(request)
-        self._sender = request.get_response_sender()
-        self._line: lines.Line | None = None
-        self._gone = False
-        self._next_ask = 0.0
-        self.answered = False
-
-    async def connect(self) -> None:
-        """Take up the line of a caller that has opened one."""
-        address = self.parameters.get(lines.PARAMETER)
-        if isinstance(address, str):
-            self._line = await lines.Line.connect(address)
-
-    @property
-    def has_line(self) -> bool:
-        """Whether the model that has called listens."""
-        return self._line is not None
-
-    def say(self, event: lines.Event) -> None:
-        """Tell the model that has called, if it listens; on the event loop."""
-        if self._line is not None and not self.answered:
-            self._line.say(event)
-
-    def cancelled(self) -> bool:
-        """Whether the caller has cancelled, gone, or passed its own deadline; once true, it stays so.
-
-        Cheap enough for each token. Of a call from another model it is known only when that has opened a line.
-        """
-        if not (self._gone or self.answered):
-            self._gone = self._ask() if self._line is None else self._line.hung_up
-        return self._gone
-
-    async def heard(self) -> None:
-        """Until the model that has called listens to what it was told."""
-        if self._line is not None:
-            await self._line.taken()
-
-    def check(self) -> None:
-        """Stop here when nobody waits for the answer.
-
-        Raises:
-            Cancelled: the caller has gone.
-        """
-        if self.cancelled():
-            raise Cancelled("the caller has gone")
-
-    def send_part(self, tensors: list[Tensor]) -> None:
-        """Send a response before the answer. Only for a model whose config says `decoupled`."""
-        import triton_python_backend_utils as pb_utils
-
-        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors))
-
-    def send(self, tensors: list[Tensor]) -> None:
-        """Answer, once."""
-        import triton_python_backend_utils as pb_utils
-
-        self._send(pb_utils.InferenceResponse(output_tensors=tensors))
-
-    def refuse(self, error: TritonError) -> None:
-        """Answer with an error, once."""
-        import triton_python_backend_utils as pb_utils
-
-        self._send(pb_utils.InferenceResponse(output_tensors=[], error=error))
-
-    def _ask(self) -> bool:
-        now = time.monotonic()
-        if now < self._next_ask:
-            return False
-        self._next_ask = now + ASK_SECONDS
-        return bool(self._sender.is_cancelled())
-
-    def _send(self, response: InferenceResponse) -> None:
-        import triton_python_backend_utils as pb_utils
-
-        self.answered = True
-        if self._line is not None:
-            self._line.end()  # before the answer: whoever has that has heard everything
-        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 class AsyncModel:
@@ -160,6 +75,7 @@ class AsyncModel:
         self._health_tasks: set[asyncio.Task[None]] = set()
         self._answered = self._worked = 0
         self.metrics = Metrics()
+        self._reports = Reports(Settings.from_environment(), _complain)
         for code in CODES:
             self.metrics.add("requests_total", 0, model=self.name, code=code)
         self._began = time.monotonic()
@@ -175,7 +91,8 @@ class AsyncModel:
 
     def execute(self, requests: list[InferenceRequest]) -> None:
         for request in requests:
-            self.loop.call_soon_threadsafe(self._admit, Call(request))
+            call = Call(request, self.name, self._reports.enabled)
+            self.loop.call_soon_threadsafe(self._admit, call)
 
     def finalize(self) -> None:
         asyncio.run_coroutine_threadsafe(self._drain(), self.loop).result()
@@ -183,6 +100,7 @@ class AsyncModel:
         self._thread.join()
         self.loop.close()
         self._pool.shutdown()
+        self._reports.close()
 
     async def start(self) -> None:
         """Load what the model needs. Nothing else runs on the loop yet, so this may block."""
@@ -234,17 +152,23 @@ class AsyncModel:
         task.add_done_callback(tasks.discard)
 
     async def _serve(self, call: Call) -> None:
+        records.enter(call.record)
+        refused: ServiceError | None = None
         try:
             await call.connect()
+            call.check_marks()
             tensors = await self._while_wanted(call)
             check_room(tensors)
+            call.tell_record()
             await call.heard()
             call.send(tensors)
-            self._count("OK")
         except asyncio.CancelledError:
-            self._count(self._refuse(call, Cancelled("the server is stopping")))
+            refused = self._refuse(call, Cancelled("the server is stopping"))
         except Exception as error:  # whatever it is, this request gets an answer and the others go on
-            self._count(self._refuse(call, error))
+            refused = self._refuse(call, error)
+        self._count("OK" if refused is None else refused.code)
+        if not call.has_line:  # whoever has called through another model, that one tells of it
+            self._reports.put(call.record, call.parent, refused)
 
     async def _tell_health(self, call: Call) -> None:
         """Beside all other requests, and not counted among them."""
@@ -276,19 +200,20 @@ class AsyncModel:
         self._answered += 1
         self.metrics.add("requests_total", model=self.name, code=code)
 
-    def _refuse(self, call: Call, error: Exception) -> str:
-        """Answer with an error; its code."""
+    def _refuse(self, call: Call, error: Exception) -> ServiceError:
+        """Answer with an error: which one."""
         refusal = failures.refusal(error, self.name)
         if call.answered:
             # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
             # process, so that the launcher's supervisor starts the server again.
             os._exit(1)
         between_models = failures.is_between_models(call.request)
+        call.tell_record()
         call.refuse(failures.to_triton(refusal, between_models, self.names_code))
         # Its frames hold the request, with the picture in shared memory, and they hold each other: all of it would stay
         # until Python happens to look for garbage.
         error.__traceback__ = None
-        return refusal.code
+        return refusal
 
     async def _publish(self) -> None:
         published = Published(self.metrics)
@@ -313,3 +238,9 @@ class AsyncModel:
                 await asyncio.wait(late, timeout=1)
         self._publishing.cancel()
         await self.stop()
+
+
+def _complain(text: str) -> None:
+    import triton_python_backend_utils as pb_utils
+
+    pb_utils.Logger.log_warn(text)

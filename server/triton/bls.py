@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from florence2_sam2.server import records
 from florence2_sam2.server.errors import DeadlinePassed
 from florence2_sam2.server.triton import failures, lines
 from florence2_sam2.server.triton.outstanding import Outstanding
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 # A request's parameter: no other one is under way, so that the model may take the whole machine.
 ALONE = "alone"
+
+# A line's event: what has been noted of the call, see `server/records.py`.
+RECORD = "record"
 
 # Calls of this process, which has one event loop.
 calls = Outstanding()
@@ -38,17 +42,39 @@ async def call_with_line(
     inputs: Inputs,
     outputs: Sequence[str],
     heard: Callable[[lines.Event], None] = ignored,
+    hands_on: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """`call` of an `AsyncModel`, which hears when this call is given up, and may say something before it answers.
 
     Args:
         heard: gets what it says, in order, before this returns.
+        hands_on: whether this is the call that is being answered in another form: what is noted of the one is then
+            said of the other.
     """
-    async with lines.exchange().line(heard) as (address, ended):
-        answer = await _call(model, inputs, outputs, None, {lines.PARAMETER: address}, watched=False)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), lines.END_SECONDS)
-        return _arrays(answer)
+    record = records.current()
+    with records.span(model) as span:
+
+        def listen(event: lines.Event) -> None:
+            if RECORD not in event:
+                heard(event)
+            elif record is not None:
+                record.adopt(event[RECORD], span, hands_on)
+
+        async with lines.exchange().line(listen) as (address, ended):
+            parameters = {lines.PARAMETER: address}
+            try:
+                answer = await _call(model, inputs, outputs, None, parameters, watched=False)
+            except Exception:  # not what gives the call up
+                await _at_its_end(ended)
+                raise
+            await _at_its_end(ended)
+            return _arrays(answer)
+
+
+async def _at_its_end(ended: asyncio.Event) -> None:
+    """Everything has been heard."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), lines.END_SECONDS)
 
 
 async def call(
@@ -90,7 +116,8 @@ async def call_for_tensors(
     They hold shared memory for as long as they live, which must not be longer than the model does.
     `tensors.owned(tensor.as_numpy())` is what they say.
     """
-    return await _call(model, inputs, outputs, timeout, {ALONE: True} if alone else {}, watched=True)
+    with records.span(model):
+        return await _call(model, inputs, outputs, timeout, {ALONE: True} if alone else {}, watched=True)
 
 
 async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: str) -> NDArray[Any]:
@@ -137,6 +164,7 @@ def _begin(
 
     request = pb_utils.InferenceRequest(
         model_name=model,
+        request_id=records.request_id() or "",
         requested_output_names=list(outputs),
         inputs=[
             pb_utils.Tensor(name, np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value

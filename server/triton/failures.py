@@ -12,6 +12,7 @@ import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from florence2_sam2.server import records
 from florence2_sam2.server.errors import Cancelled, DeadlinePassed, InvalidRequest, Overloaded, ServiceError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def refusal(error: BaseException, model: str) -> ServiceError:
 
     reference = uuid.uuid4().hex[:12]
     details = "".join(traceback.format_exception(error))
-    pb_utils.Logger.log_error(f"internal error in {model}, reference {reference}\n{details}")
+    asked = f", request {records.request_id()}" if records.request_id() else ""
+    pb_utils.Logger.log_error(f"internal error in {model}, reference {reference}{asked}\n{details}")
     return ServiceError(f"internal error in {model}, reference {reference}")
 
 

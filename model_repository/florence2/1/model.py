@@ -5,10 +5,11 @@ All requests decode together in one engine (see `florence2_sam2.server.florence2
 
 import asyncio
 import json
+import time
 
 import numpy as np
 
-from florence2_sam2.server import manifest
+from florence2_sam2.server import manifest, records
 from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import parse_options
@@ -69,15 +70,21 @@ class TritonPythonModel(AsyncModel):
         running = self.florence2.submit(
             features, task, text, size, options, call.cancelled, progress if call.has_line else None
         )
+        began = time.perf_counter()
         answer = await asyncio.wrap_future(running)
         if not answer.regions:  # the whole text, ahead of the answer
             call.say({"text": answer.text, "whole": True})
         self.metrics.add("decoder_requests_total")
         self.metrics.add("tokens_total", len(answer.token_ids))
+        records.parts(began, answer.timings_ms)
+        records.note(task=task, tokens=len(answer.token_ids))
         for part, milliseconds in answer.timings_ms.items():
             self.metrics.add("decoder_seconds_total", milliseconds / 1e3, part=part)
         regions = json.dumps([region.as_json() for region in answer.regions], ensure_ascii=False)
-        info = json.dumps({**answer.info(), "model": self.spec.identity()}, ensure_ascii=False)
+        info = json.dumps(
+            {**answer.info(), "model": self.spec.identity(), "request_id": call.record.request_id},
+            ensure_ascii=False,
+        )
         return [
             tensors.bytes_output("text", answer.text.encode()),
             tensors.bytes_output("regions", regions.encode()),
