@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 from pathlib import Path
@@ -90,31 +91,71 @@ def open_session(
         ProviderError: a wanted provider is not installed or did not start.
     """
     wanted = providers or wanted_providers()
-    missing = [name for name in wanted if name not in onnxruntime.get_available_providers()]
-    if missing:
-        raise ProviderError(
-            f"onnxruntime has no {', '.join(missing)}; it has {', '.join(onnxruntime.get_available_providers())}"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads or threads(path)
-    options.inter_op_num_threads = 1
+    _require(wanted)
+    options = _options(intra_op_threads or threads(path))
     options.enable_mem_reuse = reuse_memory
     options.enable_mem_pattern = plan_memory
     # Weights that are rearranged for the processor go back to the system, not to the pool for inner values.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     if as_listed:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     _trim()
-    if session.get_providers()[0] != wanted[0]:
-        raise ProviderError(
-            f"{path.name} runs on {session.get_providers()[0]}, not on {wanted[0]} as asked for"
-        )
+    _require_use(session, wanted[0], path.name)
     return session
+
+
+def open_graph(model: bytes) -> onnxruntime.InferenceSession:
+    """Load a small ONNX model from memory, on the wanted providers.
+
+    Raises:
+        ProviderError: as `open_session`.
+    """
+    wanted = wanted_providers()
+    _require(wanted)
+    session = onnxruntime.InferenceSession(model, _options(1), providers=wanted)
+    _require_use(session, wanted[0], "a graph")
+    return session
+
+
+def device_of(session: onnxruntime.InferenceSession) -> str:
+    """Where the session's first provider has its memory, in onnxruntime's words."""
+    return "cuda" if session.get_providers()[0] in (CUDA, TENSORRT) else "cpu"
+
+
+def _options(intra_op_threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _require(wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in onnxruntime.get_available_providers()]
+    if missing:
+        raise ProviderError(
+            f"onnxruntime has no {', '.join(missing)}; it has {', '.join(onnxruntime.get_available_providers())}"
+        )
+    if {CUDA, TENSORRT} & set(wanted):
+        _load_cuda()
+
+
+@functools.cache
+def _load_cuda() -> None:
+    """CUDA and cuDNN as wheels, which the extra `server-gpu` brings, lie where no loader looks: onnxruntime finds and
+    loads them, from 1.21 on. Where there are none, as in NVIDIA's images, it takes the system's."""
+    load = getattr(onnxruntime, "preload_dlls", None)
+    if load is not None:
+        load()
+
+
+def _require_use(session: onnxruntime.InferenceSession, wanted: str, name: str) -> None:
+    if session.get_providers()[0] != wanted:
+        raise ProviderError(f"{name} runs on {session.get_providers()[0]}, not on {wanted} as asked for")
 
 
 def _trim() -> None:

@@ -7,15 +7,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from florence2_sam2.server import manifest
-from florence2_sam2.server.generation.cache import KeyValueCache
+from florence2_sam2.server.generation.cache import KeyValueCache, bind_input, bind_output
+from florence2_sam2.server.generation.device_cache import DeviceCache
+from florence2_sam2.server.generation.device_memory import DeviceMemory, run
 from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import (
+    CPU,
     PROVIDERS_VARIABLE,
     TENSORRT,
     ProviderError,
@@ -33,9 +37,10 @@ _CROSS_GRANULARITY = 32
 
 @dataclass(frozen=True)
 class Encoded:
-    """Cross-attention keys and values of one prompt: per layer key and value, each FP32 [heads, length, head_dim]."""
+    """Cross-attention keys and values of one prompt: per layer key and value, each FP32 [heads, length, head_dim] as an
+    array, or FP32 [1, heads, length, head_dim] on the decoder's device (onnxruntime.OrtValue)."""
 
-    arrays: list[NDArray[np.float32]]
+    arrays: list[Any]
     length: int
 
 
@@ -44,11 +49,17 @@ class Decoder:
 
     Nothing here is thread-safe: one thread owns a decoder.
 
+    Args:
+        on_device: whether keys and values are kept in the memory of the execution provider's device and written there
+            by it. By default they are on a GPU, where others would be copied at every step, and are arrays on a CPU.
+
     Raises:
         ProviderError: the wanted execution provider does not run, or cannot compute with the decoder's weights.
     """
 
-    def __init__(self, folder: Path, florence2: manifest.Florence2, max_rows: int) -> None:
+    def __init__(
+        self, folder: Path, florence2: manifest.Florence2, max_rows: int, on_device: bool | None = None
+    ) -> None:
         shape = florence2.decoder
         if florence2.decoder_weights == "int8" and TENSORRT in wanted_providers():
             raise ProviderError(
@@ -61,8 +72,12 @@ class Decoder:
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
-        self._self = KeyValueCache(shape.layers, max_rows, shape.heads, shape.head_dim, _SELF_GRANULARITY)
-        self._cross = KeyValueCache(shape.layers, max_rows, shape.heads, shape.head_dim, _CROSS_GRANULARITY)
+        if on_device is None:
+            on_device = self._session.get_providers()[0] != CPU
+        self._memory = DeviceMemory() if on_device else None
+        sizes = (shape.layers, max_rows, shape.heads, shape.head_dim)
+        self._self = self._cache(*sizes, _SELF_GRANULARITY)
+        self._cross = self._cache(*sizes, _CROSS_GRANULARITY)
         self._inputs_embeds = np.zeros((max_rows, 1, self._embedding.width), np.float32)
         self._past_lengths = np.zeros(max_rows, np.int64)
         # Prompts in use are numbered 0 … prompts - 1 without gaps, too.
@@ -74,20 +89,26 @@ class Decoder:
         self._writes = 0
         self._beside = self._places = np.zeros(0, np.int64)  # the graph's `rows` and `places`
         self._logits = np.zeros((max_rows, florence2.tokens.vocabulary), np.float32)
-        self._new = np.zeros((2 * shape.layers, max_rows, shape.heads, 1, shape.head_dim), np.float32)
         self._binding: onnxruntime.IOBinding | None = None
 
     def encode(self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> Encoded:
         """Run the text encoder for one prompt. Features [T, D]; ids [P] with `<s>` and `</s>`."""
-        arrays = self._text_encoder.run(
-            [f"cross_{kind}_{layer}" for layer in range(self._layers) for kind in ("key", "value")],
-            {
-                "image_features": image_features[None],
-                "inputs_embeds": self._prompt_embedding(prompt_ids[None]),
-                "prompt_lengths": np.array([len(prompt_ids)], np.int64),
-            },
-        )
-        return Encoded([array[0] for array in arrays], len(image_features) + len(prompt_ids))
+        outputs = [f"cross_{kind}_{layer}" for layer in range(self._layers) for kind in ("key", "value")]
+        feeds = {
+            "image_features": image_features[None],
+            "inputs_embeds": self._prompt_embedding(prompt_ids[None]),
+            "prompt_lengths": np.array([len(prompt_ids)], np.int64),
+        }
+        length = len(image_features) + len(prompt_ids)
+        if self._memory is None:
+            return Encoded([array[0] for array in self._text_encoder.run(outputs, feeds)], length)
+        binding = self._text_encoder.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in outputs:
+            binding.bind_output(name, self._memory.device)
+        run(self._text_encoder, binding)
+        return Encoded(binding.get_outputs(), length)
 
     def add(self, encoded: Encoded) -> int:
         """Begin a sequence; returns its row."""
@@ -96,8 +117,7 @@ class Decoder:
         self._encoder_lengths[prompt] = encoded.length
         self._prompts += 1
         row = self._append(prompt, kept=prompt)
-        for target, array in zip(self._cross.array, encoded.arrays, strict=True):
-            target[prompt, :, : encoded.length] = array
+        self._cross.put(prompt, encoded.arrays, encoded.length)
         return row
 
     def fork(self, source: int) -> int:
@@ -146,9 +166,14 @@ class Decoder:
         self._inputs_embeds[:rows, 0] = self._embedding(tokens)
         if self._binding is None:
             self._binding = self._bind()
-        self._session.run_with_iobinding(self._binding)
+        if self._memory is None:
+            self._session.run_with_iobinding(self._binding)
+        else:
+            # Elsewhere than on a CPU an input is what it was when it was bound.
+            self._bind_step(self._binding)
+            run(self._session, self._binding)
         index, past = np.arange(rows), self._past_lengths[:rows]
-        self._self.array[:, index, :, past] = self._new[:, :rows, :, 0].swapaxes(0, 1)
+        self._self.append(past)
         self._written[index, past] = self._writes + index
         self._writes += rows
         past += 1
@@ -191,23 +216,30 @@ class Decoder:
         self._binding = None
 
     def _bind(self) -> onnxruntime.IOBinding:
-        """Tell onnxruntime where the active rows lie: until rows or capacities change, a step passes no arrays."""
+        """Tell onnxruntime where the active rows lie: until rows or capacities change, a step passes no caches."""
         binding = self._session.io_binding()
         rows, prompts = self.rows, self._prompts
         # In attributes: a binding holds no reference to what it names.
         self._beside, self._places = _beside_prompts(self._prompt_of[:rows], prompts)
-        _bind_input(binding, "inputs_embeds", self._inputs_embeds[:rows])
-        _bind_input(binding, "past_lengths", self._past_lengths[:rows])
-        _bind_input(binding, "encoder_lengths", self._encoder_lengths[:prompts])
-        _bind_input(binding, "rows", self._beside)
-        _bind_input(binding, "places", self._places)
-        _bind_output(binding, "logits", self._logits[:rows])
+        self._bind_step(binding)
+        bind_input(binding, "encoder_lengths", self._encoder_lengths[:prompts])
+        bind_input(binding, "rows", self._beside)
+        bind_input(binding, "places", self._places)
+        bind_output(binding, "logits", self._logits[:rows])
         for layer in range(self._layers):
             for kind, index in (("key", 2 * layer), ("value", 2 * layer + 1)):
-                _bind_input(binding, f"self_{kind}_{layer}", self._self.array[index, :rows])
-                _bind_input(binding, f"cross_{kind}_{layer}", self._cross.array[index, :prompts])
-                _bind_output(binding, f"new_{kind}_{layer}", self._new[index, :rows])
+                self._self.bind(binding, f"self_{kind}_{layer}", index, rows)
+                self._cross.bind(binding, f"cross_{kind}_{layer}", index, prompts)
+                self._self.bind_new(binding, f"new_{kind}_{layer}", index, rows)
         return binding
+
+    def _bind_step(self, binding: onnxruntime.IOBinding) -> None:
+        """What changes at every step."""
+        bind_input(binding, "inputs_embeds", self._inputs_embeds[: self.rows])
+        bind_input(binding, "past_lengths", self._past_lengths[: self.rows])
+
+    def _cache(self, *sizes: int) -> KeyValueCache | DeviceCache:
+        return KeyValueCache(*sizes) if self._memory is None else DeviceCache(self._memory, *sizes)
 
 
 def _beside_prompts(
@@ -223,11 +255,3 @@ def _beside_prompts(
     places = np.empty(len(prompt_of), np.int64)
     places[by_prompt] = which * beside.shape[1] + rank
     return beside, places
-
-
-def _bind_input(binding: onnxruntime.IOBinding, name: str, array: NDArray) -> None:
-    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: onnxruntime.IOBinding, name: str, array: NDArray) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
