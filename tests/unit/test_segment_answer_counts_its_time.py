@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from florence2_sam2.postprocess import CroppedMask
-from florence2_sam2.server.segment.answer import build_answer
+from florence2_sam2.server.segment.answer import MaskUrl, build_answer
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.models import Picture
 from florence2_sam2.server.segment.pipeline import Outcome
@@ -22,7 +22,7 @@ def answer(side: int) -> dict:
     )
     request = parse_request({"image": b"x"}, Settings())
     picture = Picture.of(np.zeros((side, side, 3), np.uint8), b"x")
-    return build_answer(outcome, request, picture, {}, lambda png: ("", None)).result
+    return build_answer(outcome, request, picture, {}, lambda png: MaskUrl("")).result
 
 
 def test_more_outlines_take_more_time() -> None:

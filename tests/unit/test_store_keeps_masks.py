@@ -32,7 +32,7 @@ def test_a_folder_is_made_and_filled(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "masks"
     masks = open_store(Settings(store_url=f"file://{folder}"))
     assert masks is not None
-    url = masks.put(PNG)
+    url = masks.put(PNG).url
     assert url.startswith(f"file://{folder}/")
     assert url.endswith(".png")
     with fsspec.open(url) as file:
@@ -41,7 +41,7 @@ def test_a_folder_is_made_and_filled(tmp_path: Path) -> None:
 
 
 def test_memory() -> None:
-    url = store("memory://masks/of today").put(PNG)
+    url = store("memory://masks/of today").put(PNG).url
     assert url.startswith("memory://")
     with fsspec.open(url) as file:
         assert file.read() == PNG
@@ -58,7 +58,7 @@ def test_many_at_once(tmp_path: Path) -> None:
     masks = store(f"file://{tmp_path}")
     bodies = [PNG + bytes([number % 10]) for number in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        urls = list(pool.map(masks.put, bodies))
+        urls = [stored.url for stored in pool.map(masks.put, bodies)]
     for body, url in zip(bodies, urls, strict=True):
         assert Path(url.removeprefix("file://")).read_bytes() == body
     assert len(list(tmp_path.iterdir())) == 10
@@ -92,7 +92,7 @@ def faulty() -> Iterator[type[Faulty]]:
 
 def test_links_are_signed_where_the_store_can(faulty: type[Faulty]) -> None:
     faulty.links = True
-    url = store("faulty://masks", store_link_seconds=60).put(PNG)
+    url = store("faulty://masks", store_link_seconds=60).put(PNG).url
     assert url.startswith("https://store.test/")
     assert url.endswith(".png?seconds=60")
 
