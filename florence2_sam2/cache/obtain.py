@@ -88,7 +88,13 @@ def obtain(
     for half, checkpoint in halves:
         if half.unresolved is not None:
             say(f"{half.unresolved}: serving {checkpoint}, where {half.name} was last seen")
-    obtained = _take(chosen, cache, say, check_hashes)
+    entry = cache.entry(chosen.key())
+
+    def export() -> None:
+        _export(chosen, entry, cache, say)
+
+    words = (f"another process exports {chosen}: waiting for it", f"{chosen}: exported before")
+    obtained = take(entry, export, words, cache, say, check_hashes)
     for half, checkpoint in halves:
         if half.name is not None and half.unresolved is None and checkpoint == half.choices[0]:
             cache.remember(half.name, checkpoint.revision)
@@ -150,30 +156,40 @@ def _nothing_here(name: HubName | None, error: HubError) -> str:
     return f", and {name} is not in the cache: go online once, or give a folder with the checkpoint"
 
 
-def _take(recipe: Recipe, cache: Cache, say: Say, check_hashes: bool) -> Obtained:
-    """The entry with its lock shared: as it is, after another process's export, or after this one's.
+def take(
+    entry: Entry,
+    make: Callable[[], None],
+    words: tuple[str, str],
+    cache: Cache,
+    say: Say,
+    check_hashes: bool,
+) -> Obtained:
+    """The entry with its lock shared: as it is, after another process has made it, or after this one has.
 
     The lock is waited for in its shared form only. Whoever waited to have it alone would wait for the other server's
     end, and not for its export's.
+
+    Args:
+        make: makes it; called with the lock.
+        words: what is said while another process makes it, and where it was made before.
     """
-    entry = cache.entry(recipe.key())
     lock = cache.lock(entry)
 
     def waiting() -> None:
-        say(f"another process exports {recipe}: waiting for it")
+        say(words[0])
 
     try:
         alone = not entry.is_whole
         for _ in range(LOCK_ATTEMPTS):
             if alone and lock.try_to_own():
                 if _damage(entry, check_hashes) is not None:
-                    _export(recipe, entry, cache, say)
+                    make()
                 lock.share(waiting)
                 return Obtained(entry, lock)
             lock.share(waiting)
             damage = _damage(entry, check_hashes)
             if damage is None:
-                say(f"{recipe}: exported before")
+                say(words[1])
                 return Obtained(entry, lock)
             lock.release()
             alone = True

@@ -53,7 +53,7 @@ class Recipe:
     def key(self) -> str:
         """The folder's name: readable, and different where an ingredient is."""
         text = json.dumps(self.body(), sort_keys=True)
-        parts = [_slug(self.florence2.name), _slug(self.sam2.name)]
+        parts = [slug(self.florence2.name), slug(self.sam2.name)]
         digits = hashlib.sha256(text.encode()).hexdigest()[:_HASH_DIGITS]
         decoder = "-int8-decoder" if self.decoder_weights == "int8" else ""
         return f"{'+'.join(parts)}-{self.precision}{decoder}-{digits}"
@@ -84,5 +84,6 @@ def _export_folder(package: Path) -> Path:
     return package / "export"
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """The last part of a name, as a folder can be called."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2]).strip("-.") or "checkpoint"

@@ -55,6 +55,8 @@ def _list(cache: Cache, entries: list[Entry]) -> int:
         recipe = entry.recipe()
         made = datetime.fromtimestamp(entry.folder.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
         print(f"{entry.name}  {megabytes(entry.size())}  {made}{_state(entry, recipe)}")
+        if "url" in recipe:
+            print(f"    {recipe['url']}")
         for half in ("florence2", "sam2"):
             checkpoint = recipe.get(half, {})
             print(f"    {checkpoint.get('name')}  {checkpoint.get('revision')}")
@@ -65,6 +67,8 @@ def _list(cache: Cache, entries: list[Entry]) -> int:
 def _state(entry: Entry, recipe: dict[str, Any]) -> str:
     if not entry.is_whole:
         return "  unfinished"
+    if "url" in recipe:  # a copy is what it is, whoever has made the original
+        return ""
     return "" if recipe.get("code") == code_hash() else "  of another version of florence2-sam2"
 
 

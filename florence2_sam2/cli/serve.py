@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from florence2_sam2.cache.exporting import ExportFailed
+from florence2_sam2.cache.fetched import fetch, is_url
 from florence2_sam2.cache.obtain import Obtained, obtain
 from florence2_sam2.cache.store import Cache, CacheError, default_folder
 from florence2_sam2.cli import endpoints
@@ -39,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place = parser.add_argument_group("place")
     place.add_argument(
         "--repository",
-        type=Path,
+        type=_repository,
         metavar="DIR",
-        help="model repository that `export` wrote (default: the packaged small models)",
+        help="model repository that `export` wrote, or its URL in an object store, s3://bucket/folder (default: the"
+        " packaged small models)",
     )
     endpoints.add_arguments(place)
     place.add_argument(
@@ -130,22 +132,27 @@ def _obtain(arguments: argparse.Namespace, settings: Settings) -> Obtained | Non
             raise StartError(
                 f"--repository and --{named[0]} exclude each other: a repository holds both models"
             )
+        if isinstance(arguments.repository, str):
+            return fetch(arguments.repository, _cache(settings), _say, check_hashes=not arguments.skip_hashes)
         return None
     if settings.florence2 is None and settings.sam2 is None:
         return None
     if settings.florence2 is None or settings.sam2 is None:
         given, other = ("sam2", "florence2") if settings.florence2 is None else ("florence2", "sam2")
         raise StartError(f"--{given} is given without --{other}: a server needs both checkpoints")
-    cache = Cache(Path(settings.cache).expanduser() if settings.cache else default_folder())
     return obtain(
         settings.florence2,
         settings.sam2,
         settings.precision,
         settings.decoder_weights,
-        cache,
+        _cache(settings),
         _say,
         check_hashes=not arguments.skip_hashes,
     )
+
+
+def _cache(settings: Settings) -> Cache:
+    return Cache(Path(settings.cache).expanduser() if settings.cache else default_folder())
 
 
 def _say_failure(reason: str, pause: float) -> None:
@@ -248,6 +255,10 @@ def _parsed(option: Option) -> Any:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse
+
+
+def _repository(text: str) -> Path | str:
+    return text if is_url(text) else Path(text)
 
 
 def _file(text: str) -> Path:

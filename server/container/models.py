@@ -7,9 +7,10 @@ fsspec reads, `s3://bucket/models-2026-11` for instance; its driver takes creden
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from florence2_sam2.server.launch.checks import check_repository
@@ -29,6 +30,66 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+class StoreFailed(StartError):
+    """The store cannot be read, or not now; nothing is known of what lies there."""
+
+
+class Folder:
+    """A folder in an object store. Every method raises StartError, or StoreFailed where a later try may succeed."""
+
+    def __init__(self, url: str) -> None:
+        """Look what lies there. `sizes`: bytes of each file by its path below the folder, None where not told."""
+        self._scheme = url.partition("://")[0]
+        with self._told():
+            import fsspec
+
+            self._store, root = fsspec.core.url_to_fs(url)
+            self._root = str(root).rstrip("/")
+            found = self._store.find(self._root, detail=True)
+        if not found:
+            raise StartError("the store has nothing at that URL")
+        names = {str(path).removeprefix(self._root).lstrip("/"): path for path in found}
+        self.sizes: dict[str, int | None] = {
+            name: found[path].get("size") for name, path in sorted(names.items())
+        }
+        self._paths = {name: str(path) for name, path in names.items()}
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        with self._told():
+            return bytes(self._store.cat_file(self._paths[name]))
+
+    def copy(self, folder: Path) -> None:
+        """Copy every file below `folder`."""
+        for name in self.sizes:
+            target = folder / name
+            if not target.resolve().is_relative_to(folder.resolve()):
+                raise StartError("the store has names that lead out of the folder")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with self._told():
+                self._store.get_file(self._paths[name], str(target))
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if error.name == "fsspec":
+                raise StartError("fsspec is not installed: pip install 'florence2-sam2[store]'") from None
+            raise StartError(self._no_driver()) from None
+        except ImportError:
+            raise StartError(self._no_driver()) from None
+        except (
+            Exception
+        ) as error:  # drivers raise their vendors' own kinds, with addresses and requests in them
+            raise StoreFailed(
+                f"the models cannot be copied from the store ({type(error).__name__})"
+            ) from None
+
+    def _no_driver(self) -> str:
+        return f"the driver of {self._scheme}:// is not installed (s3fs for s3, gcsfs for gs, adlfs for az)"
+
+
 def copy_repository(url: str, folder: Path) -> None:
     """Copy a repository and compare it with its manifests. `folder` is there only when it is whole.
 
@@ -38,39 +99,12 @@ def copy_repository(url: str, folder: Path) -> None:
     draft = folder.with_name(folder.name + ".part")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        _copy(url, draft)
+        Folder(url).copy(draft)
         check_repository(draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _copy(url: str, folder: Path) -> None:
-    try:
-        import fsspec
-    except ImportError:
-        raise StartError("fsspec is not installed: pip install 'florence2-sam2[store]'") from None
-    try:
-        store, root = fsspec.core.url_to_fs(url)
-        paths = sorted(str(path) for path in store.find(root))
-        if not paths:
-            raise StartError("the store has nothing at that URL")
-        for path in paths:
-            target = folder / path.removeprefix(str(root).rstrip("/")).lstrip("/")
-            if not target.resolve().is_relative_to(folder.resolve()):
-                raise StartError("the store has names that lead out of the folder")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            store.get_file(path, str(target))
-    except ImportError:
-        scheme = url.partition("://")[0]
-        raise StartError(
-            f"the driver of {scheme}:// is not installed (s3fs for s3, gcsfs for gs, adlfs for az)"
-        ) from None
-    except StartError:
-        raise
-    except Exception as error:  # drivers raise their vendors' own kinds, with addresses and requests in them
-        raise StartError(f"the models cannot be copied from the store ({type(error).__name__})") from None
 
 
 if __name__ == "__main__":
