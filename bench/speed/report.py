@@ -10,7 +10,13 @@ from bench.speed.results import Ran, Table
 
 VERDICTS = {True: "met", False: "**missed**", None: ""}
 # What writes each kind of section.
-SCRIPTS = {"speed": "scripts/bench", "load": "scripts/load", "soak": "scripts/soak"}
+SCRIPTS = {
+    "speed": "scripts/bench",
+    "load": "scripts/load",
+    "soak": "scripts/soak",
+    "balance": "scripts/balance",
+    "sizing": "scripts/sizing",
+}
 RATIOS = "Figures are ratios of medians taken in turns in one run; in brackets the quartiles of the pairs."
 
 

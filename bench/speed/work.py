@@ -14,11 +14,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnxruntime
+
+if TYPE_CHECKING:  # of the extra `export`, which loading a server does without
+    import onnx
 
 Shape = Sequence[int]
 
@@ -58,6 +60,8 @@ def count(path: Path, feeds: Mapping[str, np.ndarray]) -> Work:
     Raises:
         CannotCount: see `UNCOUNTED`.
     """
+    import onnx
+
     by_kind: dict[str, float] = defaultdict(float)
     events, outputs = _run(path, feeds)
     for event in events:
@@ -130,6 +134,8 @@ def _read_bytes(
 
 
 def _item_bytes(data_type: int) -> int:
+    import onnx
+
     try:
         return int(onnx.helper.tensor_dtype_to_np_dtype(data_type).itemsize)
     except KeyError:
