@@ -66,7 +66,10 @@ class Run:
         message = reason(error, picture)
         self.failures.append((picture, message))
         if prints_json(self.arguments):
-            self._print(json.dumps({"picture": picture, "error": message}, ensure_ascii=False))
+            told = {"picture": picture, "error": message}
+            if isinstance(error, SegmenterError) and error.request_id is not None:
+                told["request_id"] = error.request_id
+            self._print(json.dumps(told, ensure_ascii=False))
         self.progress.step(None)
 
     def _print(self, text: str) -> None:

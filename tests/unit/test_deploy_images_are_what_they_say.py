@@ -82,7 +82,7 @@ def test_the_extra_of_the_container_brings_neither_torch_nor_a_second_triton() -
     (install,) = [row for row in of("server", "RUN") if "pip install" in row]
     extras = re.search(r"\.whl\)\[([\w,]+)\]", install)
     assert extras is not None
-    assert extras[1].split(",") == ["container", "store"]
+    assert extras[1].split(",") == ["container", "store", "tracing"]
     for name in NOT_SERVED:
         assert name not in install
 
