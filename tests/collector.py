@@ -55,13 +55,26 @@ class Collector:
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._handler = Handler
+        self._at = ("127.0.0.1", 0)
+
+    def start(self) -> None:
+        """Listen, at the address of before if there was one."""
+        self._server = ThreadingHTTPServer(self._at, self._handler)
+        self._at = ("127.0.0.1", self._server.server_port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Be away."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
     @property
     def endpoint(self) -> str:
         """As OTEL_EXPORTER_OTLP_ENDPOINT takes it."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://127.0.0.1:{self._at[1]}"
 
     def take(self, path: str, body: bytes) -> None:
         assert path == "/v1/traces", path
@@ -98,15 +111,13 @@ class Collector:
             time.sleep(0.02)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.stop()
 
 
 def _values(attributes: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def answered(replies: Mapping[str, Reply]) -> Reply:
 
 
 def without_times(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name != "timings_ms"}
+    return {name: value for name, value in result.items() if name not in ("timings_ms", "request_id")}
 
 
 def tensor(value: Any) -> Tensor:

@@ -34,7 +34,10 @@ def web() -> Iterator[tuple[str, list[str]]]:
 
 def same(one: Segmentation, other: Segmentation) -> bool:
     """Equal in everything but times."""
-    return one.to_dict() | {"timings_ms": {}} == other.to_dict() | {"timings_ms": {}}
+    return one.to_dict() | {"timings_ms": {}, "request_id": {}} == other.to_dict() | {
+        "timings_ms": {},
+        "request_id": {},
+    }
 
 
 def test_every_call(server: EmbeddedServer, web: tuple[str, list[str]]) -> None:
@@ -97,7 +100,9 @@ def test_the_command(server: EmbeddedServer, web: tuple[str, list[str]], tmp_pat
     here = ("--fetch-here", "--url-allow", address)
     done = run(url, *here, "--overlay", tmp_path / "{name}-objects.png")
     assert (done.returncode, done.stderr) == (0, "")
-    answers = [json.loads(output) | {"timings_ms": 0} for output in (done.stdout, run(file).stdout)]
+    answers = [
+        json.loads(output) | {"timings_ms": 0, "request_id": 0} for output in (done.stdout, run(file).stdout)
+    ]
     assert answers[0].pop("picture") == url
     assert answers[1].pop("picture") == str(file)
     assert answers[0] == answers[1]

@@ -39,8 +39,12 @@ def test_json_overlay_and_mask(server: EmbeddedServer, tmp_path: Path) -> None:
         server, str(picture), "--area-threshold", "1", "--overlay", str(tmp_path / "{name}-objects.png")
     )
     assert (done.returncode, done.stderr) == (0, "")
-    expected = {"picture": str(picture)} | segment(server, area_threshold=1).to_dict() | {"timings_ms": 0}
-    assert json.loads(done.stdout) | {"timings_ms": 0} == expected
+    expected = (
+        {"picture": str(picture)}
+        | segment(server, area_threshold=1).to_dict()
+        | {"timings_ms": 0, "request_id": 0}
+    )
+    assert json.loads(done.stdout) | {"timings_ms": 0, "request_id": 0} == expected
     assert Image.open(tmp_path / "scene-objects.png").size == (200, 100)
     done = run(server, str(picture), "--area-threshold", "1", "--mask", str(tmp_path / "mask.png"))
     assert (done.returncode, done.stderr) == (0, "")

@@ -45,7 +45,10 @@ def result(server: EmbeddedServer, **fields: Any) -> Segmentation:
 
 def test_the_answer_is_that_of_grpc(server: EmbeddedServer) -> None:
     over_http = result(server, image_base64=ENCODED)
-    assert over_http.to_dict() | {"timings_ms": 0} == segment(server).to_dict() | {"timings_ms": 0}
+    assert over_http.to_dict() | {"timings_ms": 0, "request_id": 0} == segment(server).to_dict() | {
+        "timings_ms": 0,
+        "request_id": 0,
+    }
 
 
 def test_nothing_found(server: EmbeddedServer) -> None:

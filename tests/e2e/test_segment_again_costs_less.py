@@ -24,7 +24,7 @@ def unseen(number: int) -> np.ndarray:
 
 
 def without_times(answer: Segmentation) -> dict[str, Any]:
-    return {key: value for key, value in answer.raw.items() if key != "timings_ms"}
+    return {key: value for key, value in answer.raw.items() if key not in ("timings_ms", "request_id")}
 
 
 def models_time(answer: Segmentation) -> float:

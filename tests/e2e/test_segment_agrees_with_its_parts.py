@@ -51,7 +51,7 @@ def overlapping() -> Iterator[EmbeddedServer]:
 
 
 def timeless(result: Segmentation) -> dict[str, Any]:
-    return result.to_dict() | {"timings_ms": None}
+    return result.to_dict() | {"timings_ms": None, "request_id": None}
 
 
 def test_sam2_beside_the_decoding_changes_no_answer(
