@@ -207,7 +207,7 @@ class AsyncModel:
             # Sending has failed, Triton takes no other answer, and the caller would wait for ever: end this
             # process, so that the launcher's supervisor starts the server again.
             os._exit(1)
-        between_models = failures.is_between_models(call.request)
+        between_models = failures.BETWEEN_MODELS in call.parameters
         call.tell_record()
         call.refuse(failures.to_triton(refusal, between_models, self.names_code))
         # Its frames hold the request, with the picture in shared memory, and they hold each other: all of it would stay

@@ -99,10 +99,17 @@ def from_triton(message: str, model: str) -> Exception:
 
 def is_between_models(request: InferenceRequest) -> bool:
     """Whether another model of this repository sent the request."""
-    return BETWEEN_MODELS in request.parameters()
+    try:
+        return BETWEEN_MODELS in request.parameters()
+    except UnicodeDecodeError:  # a header of a caller's
+        return False
 
 
 def parameters(request: InferenceRequest) -> dict[str, Any]:
-    """The request's parameters; Triton hands them over as JSON."""
+    """The request's parameters; Triton hands them over as JSON.
+
+    Raises:
+        UnicodeDecodeError: the caller has sent other bytes.
+    """
     read: dict[str, Any] = json.loads(request.parameters() or "{}")
     return read

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,23 @@ def test_the_administration_needs_the_key_over_both_protocols() -> None:
             "logging",
         }
         assert key == f"{command.ADMIN_HEADER}=secret"
+
+
+def test_models_see_no_headers_but_those_of_traces_and_request_ids() -> None:
+    patterns = [row.split("=", 1)[1] for row in arguments() if "-header-forward-pattern=" in row]
+    assert len(patterns) == 2
+    for pattern in patterns:
+        for name in ("traceparent", "Tracestate", "X-Request-Id"):
+            assert re.search(pattern, name)
+        for name in (
+            "authorization",
+            "x-api-key",
+            "cookie",
+            command.ADMIN_HEADER,
+            "x-traceparent",
+            "traceparent-x",
+        ):
+            assert not re.search(pattern, name)
 
 
 def test_each_server_has_a_key_of_its_own() -> None:
