@@ -10,5 +10,6 @@ python -m bench.sizing …     (`scripts/sizing` prepares the environment for it
 ├── scale        one and two real servers, a core each
 ├── graphs       operations, bytes and nodes of full-size graphs (`work.json`)
 ├── gpus, budget data sheets, and time and memory of a request estimated from them
+├── sanity       the same formula on the CPU whose peaks and times are known
 └── report       the section of bench/RESULTS.md, its plot, the tables of docs/deployment.md
 """

@@ -2,7 +2,7 @@
 
     scripts/sizing --service-seconds 0.12 --parallel 2 --rate 20 --p95 0.5
 
-    scripts/sizing model  [--load FOLDER] [--speed FOLDER]   the model beside what scripts/load and scripts/bench
+    scripts/sizing model  [--load FOLDER] …                  the model beside what scripts/load and scripts/bench
     measured scripts/sizing scale                                     one and two real servers, a core each: two minutes
     scripts/sizing work   NAME FLORENCE2 SAM2                count the graphs of two exports into bench/sizing/work.json
     scripts/sizing docs                                      the tables of docs/deployment.md anew
@@ -118,7 +118,7 @@ def _parser(command: str, what: str) -> argparse.ArgumentParser:
 
 
 def _model(given: Sequence[str]) -> int:
-    from bench.sizing import check, measured, report
+    from bench.sizing import check, measured, report, sanity
     from bench.speed import report as tables
     from bench.speed.recording import kept
     from bench.speed.results import Ran
@@ -131,6 +131,11 @@ def _model(given: Sequence[str]) -> int:
         "--speed", type=Path, help="values of scripts/bench, for more closed loops (default: none)"
     )
     parser.add_argument(
+        "--full",
+        type=Path,
+        help="values of scripts/bench --full, for the formula of GPU estimates (default: none)",
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("sizing-output/small"), help="values of scale (%(default)s)"
     )
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="whose section is replaced")
@@ -138,14 +143,22 @@ def _model(given: Sequence[str]) -> int:
     options = parser.parse_args(given)
     began = time.monotonic()
     try:
-        result, source = check.run(options.load, options.speed)
+        found = {"model": check.run(options.load, options.speed)}
+        if options.full is not None:
+            found["budget"] = sanity.run(options.full)
     except measured.NothingMeasured as error:
         print(f"scripts/sizing: error: --load {error}", file=sys.stderr)
         return 2
+    except sanity.NoRoofline as error:
+        print(f"scripts/sizing: error: --full {error}", file=sys.stderr)
+        return 2
     seconds = round(time.monotonic() - began, 1)
-    ran = Ran("model", {"subject": options.load.name}, source.machine, source.date, seconds, result)
+    pieces = [
+        Ran(piece, {"subject": source.settings.get("subject")}, source.machine, source.date, seconds, result)
+        for piece, (result, source) in found.items()
+    ]
     scaled = kept(options.output, "scale", _scale_settings(False))
-    pieces = [ran] if scaled is None else [ran, scaled]
+    pieces += [] if scaled is None else [scaled]
     print(tables.terminal("The model beside what was measured", pieces))
     if not options.no_results:
         report.write_results(options.results, _title(), "small", pieces)

@@ -82,22 +82,19 @@ def repository_work(florence2: Path, sam2: Path) -> dict[str, Any]:
         places = {"rows": np.zeros((1, 1), np.int64), "places": np.zeros(1, np.int64)}
         return {"inputs_embeds": normal(1, 1, width), **lengths, **places, **caches}
 
-    channels, pixels = 256, side.height  # SAM2's, of every size
-    maps = {
-        "image_embeddings": normal(1, channels, pixels // 16, pixels // 16),
-        "high_res_features_0": normal(1, channels // 8, pixels // 4, pixels // 4),
-        "high_res_features_1": normal(1, channels // 4, pixels // 8, pixels // 8),
-    }
-    corners = np.tile(np.array([[0.2, 0.2, 0.7, 0.7]], np.float32) * pixels, (BOXES, 1))
+    masks = leaf(sam2, "sam2_mask_decoder")
+    maps = {name: normal(*shape) for name, shape in _fixed_inputs(masks).items()}
+    corners = np.tile(np.array([[0.2, 0.2, 0.7, 0.7]], np.float32) * side.height, (BOXES, 1))
     seen = {"pixel_values": normal(1, 3, image.height, image.width)}
+    framed = {"pixel_values": normal(1, 3, side.height, side.width)}
     parts: list[tuple[str, Path, Feeds, int]] = [
         ("vision encoder", leaf(florence2, "florence2_vision_encoder"), seen, 1),
         ("text encoder, caption", folder / TEXT_ENCODER, prompt(caption), 1),
         ("decoder, caption", folder / DECODER, step(caption), TOKENS),
         ("text encoder, grounding", folder / TEXT_ENCODER, prompt(caption + MORE), 1),
         ("decoder, grounding", folder / DECODER, step(caption + MORE), TOKENS),
-        ("SAM2 image encoder", leaf(sam2, "sam2_image_encoder"), {"pixel_values": normal(1, 3, pixels, side.width)}, 1),
-        (f"mask decoder, {BOXES} boxes", leaf(sam2, "sam2_mask_decoder"), {**maps, "boxes": corners}, 1),
+        ("SAM2 image encoder", leaf(sam2, "sam2_image_encoder"), framed, 1),
+        (f"mask decoder, {BOXES} boxes", masks, {**maps, "boxes": corners}, 1),
     ]  # fmt: skip
     components = []
     for name, path, feeds, runs in parts:
@@ -127,6 +124,18 @@ def repository_work(florence2: Path, sam2: Path) -> dict[str, Any]:
         "table_bytes": float((folder / "embedding.npy").stat().st_size),
         "components": components,
     }
+
+
+def _fixed_inputs(path: Path) -> dict[str, list[int]]:
+    """Shapes of the inputs of a graph, those left out that have no fixed one."""
+    import onnx
+
+    found = {}
+    for told in onnx.load(str(path), load_external_data=False).graph.input:
+        sizes = [dimension.dim_value for dimension in told.type.tensor_type.shape.dim]
+        if all(sizes):
+            found[told.name] = sizes
+    return found
 
 
 def count(path: Path, feeds: Mapping[str, np.ndarray]) -> Counted:

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.sizing import report
+from bench.sizing import report, sanity
 from bench.sizing.budget import Assumed, Machine, budget, graph_seconds, memory, works
 from bench.sizing.gpus import GPUS
 from bench.speed.report import markers
+from bench.speed.results import Ran, Result
+from florence2_sam2.server.manifest import packaged_repository
 
 ROUND = Assumed(arithmetic=0.5, memory=0.5, bus=0.5, launch=1e-5, step=1e-3, host=0.01, contexts=1e9)
 MACHINE = Machine(flops=1e12, bandwidth=1e11, bus=1e10, memory=10e9)
@@ -146,6 +148,67 @@ def test_the_documentations_table_is_what_the_formula_gives() -> None:
     ):
         assert value in said, "an assumption of the page is none of the formula's"
     assert Assumed() == Assumed(0.4, 0.6, 0.4, 6e-6, 3e-4, 0.05, 2e9)
+
+
+def test_an_exports_graphs_are_counted() -> None:
+    """The demo models, beside what scripts/bench says of them (bench/RESULTS.md): other lengths, the same pictures."""
+    pytest.importorskip("onnx")
+    from bench.sizing.graphs import repository_work
+
+    work = repository_work(packaged_repository(), packaged_repository())
+    giga = {
+        part["name"]: sum(flops for _, flops, _ in part["kinds"].values()) / 1e9
+        for part in work["components"]
+    }
+    assert giga["vision encoder"] == pytest.approx(4.73, rel=0.02)
+    assert giga["SAM2 image encoder"] == pytest.approx(5.83, rel=0.02)
+    assert giga["text encoder, grounding"] > giga["text encoder, caption"] > giga["decoder, caption"] > 0
+    assert giga["mask decoder, 8 boxes"] > 0.24
+    assert all(
+        part["weights"] > 0 and part["alive"] > 0 and part["inputs"] > 0 for part in work["components"]
+    )
+    assert budget(work, Machine.of(GPUS[0], "fp32")).memory < 4e9
+
+
+def roofline(folder: Path, factor: float) -> Path:
+    """As scripts/bench --full keeps it: every graph takes `factor` times what it must."""
+    machine = Machine(2e11, 5e10)
+    parts = [
+        {
+            "name": part["name"],
+            "seconds": {"median": factor * part["runs"] * graph_seconds(part, machine, sanity.IDEAL)},
+        }
+        for part in works()[sanity.SERVED]["components"]
+    ]
+    rounds = [{"flops": machine.flops, "bandwidth": machine.bandwidth}] * 3
+    Ran("roofline", {}, {}, "", 1.0, Result(raw={"rounds": rounds, "components": parts})).write(folder)
+    return folder
+
+
+def test_on_a_known_machine_the_formula_gives_the_share_that_is_reached(tmp_path: Path) -> None:
+    result, source = sanity.run(roofline(tmp_path, 2.0))
+    assert source.piece == "roofline"
+    assert result.rows[0].value == pytest.approx(0.5)
+    assert {line[3] for line in result.tables[0].rows} == {"0.50"}
+    # Shares of 0.4 and 0.6 take between 1.7 and 2.5 times the least, and launches a little more.
+    assert 1.6 / 2 < result.rows[1].value < 2.6 / 2
+    steps = {"1": [0.010, 0.012, 0.011], "16": [0.044] * 3}
+    Ran("decoding", {}, {}, "", 1.0, Result(raw={"steps": steps})).write(tmp_path)
+    rows = sanity.run(tmp_path)[0].rows
+    assert rows[1].value == pytest.approx(0.044 / 16 / 0.011)
+    assert 1 / 16 < rows[0].value < 0.5
+
+
+def test_without_a_full_size_roofline_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(sanity.NoRoofline, match="run scripts/bench --full first"):
+        sanity.run(tmp_path)
+    raw = {
+        "rounds": [{"flops": 1.0, "bandwidth": 1.0}],
+        "components": [{"name": "x", "seconds": {"median": 1.0}}],
+    }
+    Ran("roofline", {}, {}, "", 1.0, Result(raw=raw)).write(tmp_path)
+    with pytest.raises(sanity.NoRoofline, match="is not of Florence-2-base"):
+        sanity.run(tmp_path)
 
 
 def test_nodes_are_counted_as_by_hand(tmp_path: Path) -> None:
