@@ -5,13 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shutil
-import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,17 +18,15 @@ from typing import Any
 import grpc
 import pytest
 import tritonclient.grpc
-from calls import until
 
+from bench.balance import nginx
+from bench.balance.nginx import CALLER as CALLER
+from bench.balance.nginx import KEY, TLS
 from florence2_sam2.client import Segmenter
-from florence2_sam2.server.launch.checks import free_port
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 
 ROOT = Path(__file__).resolve().parents[2]
-DEPLOY = ROOT / "deploy" / "nginx"
-TLS = ROOT / "tests" / "data" / "tls"  # for `localhost`
 
-KEY, CALLER = "5e1f0c2a9b7d4e6f8a1b3c5d7e9f0a2b", "the tests"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 WRONG_KEY = "0badc0de" * 4
 
@@ -43,33 +36,10 @@ STREAM = "/v2/models/segment_stream/generate_stream"
 DIRECT = [("grpc.enable_http_proxy", 0)]  # past a proxy of the environment
 HEAD_BYTES = 16 * 1024
 
-MAIN = """
-daemon off;
-worker_processes 1;
-pid nginx.pid;
-error_log error.log error;
-{user}
-events {{ worker_connections 512; }}
-http {{
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    include {configuration};
-}}
-"""
-
 
 def find_nginx() -> str:
     """The nginx of this machine, or the one that `scripts/environment.sh` has unpacked. Skips the test without one."""
-    folders = [
-        os.environ.get("PATH", os.defpath),
-        "/usr/sbin",
-        "/usr/local/sbin",
-        f"{sys.prefix}/nginx/usr/sbin",
-    ]
-    found = shutil.which("nginx", path=os.pathsep.join(folders))
+    found = nginx.find()
     if found is not None:
         return found
     if os.environ.get("FLORENCE2_SAM2_NEEDS_NGINX"):
@@ -203,34 +173,12 @@ def running(folder: Path, over_http: Sequence[str], over_grpc: Sequence[str]) ->
 
     The files that an operator edits are the shipped ones with what has to be edited there.
     """
-    binary, port = find_nginx(), free_port("127.0.0.1")
-    own = folder / "florence2-sam2"
-    own.mkdir(parents=True)
-    changes = {
-        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
-        "listen [::]:443 ssl http2;": "",
-        "segment.example.org;": "localhost;",
-        "/etc/ssl/certs/segment.example.org.pem": str(TLS / "server.pem"),
-        "/etc/ssl/private/segment.example.org.key": str(TLS / "server.key"),
-        "/var/log/nginx/florence2-sam2.log": str(folder / "access.log"),
-        "/var/log/nginx/florence2-sam2.error.log": str(folder / "error.log"),
-    }
-    (own / "site.conf").write_text(_edited("site.conf", changes))
-    servers = {
-        f"server 127.0.0.1:{number} fail_timeout=5s;": "\n".join(
-            f"server {address} fail_timeout=5s;" for address in addresses
-        )
-        for number, addresses in ((8000, over_http), (8001, over_grpc))
-    }
-    (own / "upstreams.conf").write_text(_edited("upstreams.conf", servers))
-    keys = _edited("api-keys.conf.example", {}) + f'"{KEY}" "{CALLER}";\n'
-    (own / "api-keys.conf").write_text(keys)
-    main = folder / "nginx.conf"
-    # As root it would work as another user, who has no business in the tests' folders.
-    user = "user root root;" if os.geteuid() == 0 else ""
-    main.write_text(MAIN.format(user=user, configuration=DEPLOY / "florence2-sam2.conf"))
-    with _process([binary, "-p", str(folder), "-c", str(main), "-e", str(folder / "error.log")], port):
-        yield Proxy(folder, port)
+    try:
+        started = nginx.Nginx(find_nginx(), folder, nginx.Servers(over_http, over_grpc)).__enter__()
+    except nginx.NginxFailed as error:
+        pytest.fail(str(error), pytrace=False)
+    with contextlib.closing(started):
+        yield Proxy(folder, started.port)
 
 
 @contextmanager
@@ -243,35 +191,3 @@ def before(server: EmbeddedServer, folder: Path) -> Iterator[tuple[Proxy, Relay,
     finally:
         for line in lines:
             line.close()
-
-
-def _edited(name: str, changes: dict[str, str]) -> str:
-    """A shipped file with these places changed, each of which is in it."""
-    text = (DEPLOY / "florence2-sam2" / name).read_text("utf-8")
-    for old, new in changes.items():
-        assert len(re.findall(rf"^[^#\n]*{re.escape(old)}", text, re.MULTILINE)) == 1, f"{name}: {old}"
-        text = text.replace(old, new)
-    return text
-
-
-@contextmanager
-def _process(command: list[str], port: int) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        listening = until(lambda: process.poll() is not None or _listens(port), 10)
-        if process.poll() is not None or not listening:
-            process.kill()
-            pytest.fail(f"nginx does not start: {process.communicate()[0]}", pytrace=False)
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
