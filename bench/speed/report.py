@@ -16,6 +16,7 @@ SCRIPTS = {
     "soak": "scripts/soak",
     "balance": "scripts/balance",
     "sizing": "scripts/sizing",
+    "gpu": "scripts/gpu",
 }
 RATIOS = "Figures are ratios of medians taken in turns in one run; in brackets the quartiles of the pairs."
 

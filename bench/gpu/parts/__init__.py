@@ -1,0 +1,1 @@
+"""Each has `run(job) -> Result`."""

@@ -1,0 +1,136 @@
+"""One repository's graphs on one execution provider, in a process of its own: what they give, where, and how fast."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.speed.components import CAPTION, GROUNDING, Component, Components
+from bench.speed.pictures import decoded
+from bench.speed.work import is_node
+from florence2_sam2.server import manifest
+from florence2_sam2.server.florence2 import Florence2
+from florence2_sam2.server.florence2_options import Florence2Options
+from florence2_sam2.server.onnx_session import device_of, open_session
+from florence2_sam2.server.preprocess import to_pixel_values
+
+ENCODERS = {"vision encoder": "florence2_vision_encoder", "SAM2 image encoder": "sam2_image_encoder"}
+FEATURES = "features"
+
+
+class Side:
+    """See the module. The environment says which provider."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def keep(self, picture: bytes, fixed_boxes: bool, folder: Path) -> None:
+        """Write each graph's inputs for a greedy request about `picture`, and what it gives, into `folder`."""
+        parts = Components(self._repository, picture, fixed_boxes).components
+        for index, part in enumerate(parts):
+            outputs = _run(part.path, part.feeds)
+            np.savez(folder / f"{index}.npz", **_marked("in", part.feeds), **_marked("out", outputs))
+        about = [{"name": part.name, "path": str(part.path.relative_to(self._repository))} for part in parts]
+        (folder / "about.json").write_text(json.dumps(about))
+
+    def errors(self, folder: Path) -> list[tuple[str, str, float, float]]:
+        """With the inputs of `keep`: component, output, largest difference from what was kept, largest value."""
+        found = []
+        for part, expected in _kept(folder, self._repository):
+            for name, value in _run(part.path, part.feeds).items():
+                error = float(np.abs(value - expected[name]).max(initial=0.0))
+                found.append((part.name, name, error, float(np.abs(expected[name]).max(initial=0.0))))
+        return found
+
+    def placed(self, folder: Path) -> list[tuple[str, dict[str, tuple[int, float]]]]:
+        """With the inputs of `keep`: how many nodes of each component run on which provider, and their seconds."""
+        return [(part.name, _providers(part)) for part, _ in _kept(folder, self._repository)]
+
+    def text(self, picture: bytes, task: str, text: str, beams: int, tokens: int | None) -> list[int]:
+        """Token ids of Florence-2's answer."""
+        florence2, features, size = self._florence2(picture, beams)
+        try:
+            options = Florence2Options(num_beams=beams, max_new_tokens=tokens)
+            answer = florence2.submit(features, task, text, size, options).result()
+            return [int(token) for token in answer.token_ids]
+        finally:
+            florence2.close()
+
+    def encoder(self, model: str, batch: int, repeats: int) -> list[float]:
+        """Seconds of runs of an encoder, its input and its outputs in the device's memory."""
+        import onnxruntime
+
+        session = open_session(manifest.version_folder(self._repository, model) / "model.onnx")
+        device = device_of(session)
+        (node,) = session.get_inputs()
+        pixels = np.random.default_rng(0).standard_normal((batch, *node.shape[1:])).astype(np.float32)
+        held = onnxruntime.OrtValue.ortvalue_from_numpy(pixels, device, 0)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(node.name, held)
+        for output in session.get_outputs():
+            binding.bind_output(output.name, device)
+        seconds = []
+        for _ in range(repeats + 2):  # the first ones allocate and choose kernels
+            start = time.perf_counter()
+            session.run_with_iobinding(binding)
+            seconds.append(time.perf_counter() - start)
+        return seconds[2:]
+
+    def _florence2(
+        self, picture: bytes, beams: int
+    ) -> tuple[Florence2, NDArray[np.float32], tuple[int, int]]:
+        folder = manifest.version_folder(self._repository, "florence2")
+        spec = manifest.Florence2.read(folder)
+        rgb = decoded(picture)
+        pixels = {"pixel_values": to_pixel_values(rgb, spec.image)}
+        vision = manifest.version_folder(self._repository, "florence2_vision_encoder") / "model.onnx"
+        features = _run(vision, pixels)["image_features"]
+        return Florence2(folder, spec, max_rows=beams), features, (rgb.shape[1], rgb.shape[0])
+
+
+def _run(path: Path, feeds: dict[str, Any]) -> dict[str, Any]:
+    session = open_session(path)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _marked(mark: str, arrays: dict[str, Any]) -> dict[str, Any]:
+    return {f"{mark}:{name}": array for name, array in arrays.items()}
+
+
+def _kept(folder: Path, repository: Path) -> list[tuple[Component, dict[str, Any]]]:
+    """What `keep` wrote: components whose graphs are those of `repository`, and what was computed there."""
+    found = []
+    for index, about in enumerate(json.loads((folder / "about.json").read_text())):
+        with np.load(folder / f"{index}.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        feeds = {name[3:]: array for name, array in arrays.items() if name.startswith("in:")}
+        outputs = {name[4:]: array for name, array in arrays.items() if name.startswith("out:")}
+        found.append((Component(about["name"], repository / about["path"], feeds), outputs))
+    return found
+
+
+def _providers(part: Component) -> dict[str, tuple[int, float]]:
+    """Of one run after another one. onnxruntime's profile says for each node where it ran."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(part.path, profile=Path(folder) / "run")
+        for _ in range(2):
+            session.run(None, part.feeds)
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes: dict[str, dict[str, float]] = defaultdict(dict)
+    for event in events:
+        if is_node(event):
+            nodes[event["args"].get("provider", "unknown")][event["name"]] = (
+                event["dur"] / 1e6
+            )  # the last run's
+    return {provider: (len(times), sum(times.values())) for provider, times in nodes.items()}
+
+
+__all__ = ["CAPTION", "ENCODERS", "GROUNDING", "Side"]
