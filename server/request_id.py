@@ -10,6 +10,8 @@ from typing import Any
 from florence2_sam2.server.errors import InvalidRequest
 
 LONGEST = 128
+# Of a call over HTTP, where Triton 24.10 makes a request parameter of it, later ones the request's own id.
+FIELD = "id"
 # A header of the call, which Triton hands on as a request parameter: proxies and HTTP clients have it as a custom.
 HEADER = "x-request-id"
 # No line end, no escape of a terminal, nothing that a reader of logs could take for something else.
@@ -22,7 +24,7 @@ def made() -> str:
 
 
 def chosen(own: str, parameters: Mapping[str, Any]) -> str | None:
-    """The id that the caller has chosen: the request's own, else the one in HEADER; None without one.
+    """The id that the caller has chosen: the request's own, in FIELD, else the one in HEADER; None without one.
 
     Args:
         parameters: the request's, by lower-case name.
@@ -30,7 +32,9 @@ def chosen(own: str, parameters: Mapping[str, Any]) -> str | None:
     Raises:
         InvalidRequest: it is too long, or has other characters than printable ASCII.
     """
-    field, value = ("id", own) if own else (HEADER, parameters.get(HEADER))
+    value = own or parameters.get(FIELD)
+    field = FIELD if value else HEADER
+    value = value or parameters.get(HEADER)
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not _FORM.fullmatch(value):

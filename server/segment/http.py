@@ -18,7 +18,7 @@ from florence2_sam2.server.segment.request import THRESHOLDS, Options
 FIELDS = ("image_url", "caption", *THRESHOLDS, "polygon_precision", "output_mask", "options")
 ALL_FIELDS = ("image_base64", *FIELDS)
 # What a call is known by: headers that Triton hands on, or fields of these names.
-MARKS = frozenset((request_id.HEADER, tracing.TRACEPARENT, tracing.TRACESTATE))
+MARKS = frozenset((request_id.FIELD, request_id.HEADER, tracing.TRACEPARENT, tracing.TRACESTATE))
 OPTIONS = frozenset(field.name for field in dataclasses.fields(Options))
 
 

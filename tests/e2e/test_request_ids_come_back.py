@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
+import tritonclient.http
 from drawn import SCENE
 from tritonclient.utils import InferenceServerException
 
@@ -29,12 +30,11 @@ FIELDS = {"image_base64": ENCODED, "options": json.dumps({"boxes": BOXES})}
 MADE = re.compile("[0-9a-f]{16}")
 
 
-def post(server: EmbeddedServer, headers: dict[str, str], **fields: Any) -> tuple[int, dict[str, Any]]:
+def post(server: EmbeddedServer, **fields: Any) -> tuple[int, dict[str, Any]]:
     """Status and body of a call over HTTP; of a success the answer itself."""
     request = urllib.request.Request(
         f"http://{server.http_address}/v2/models/segment_http/generate",
         json.dumps(FIELDS | fields).encode(),
-        headers,
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -101,10 +101,20 @@ def test_without_the_client(server: EmbeddedServer) -> None:
 
 
 def test_over_http(server: EmbeddedServer) -> None:
-    assert post(server, {}, id="mine")[1]["request_id"] == "mine"
-    assert post(server, {"X-Request-ID": "the proxy's"})[1]["request_id"] == "the proxy's"
-    assert post(server, {"X-Request-ID": "the proxy's"}, id="mine")[1]["request_id"] == "mine"
-    assert MADE.fullmatch(post(server, {})[1]["request_id"])
+    assert post(server, id="mine")[1]["request_id"] == "mine"
+    assert MADE.fullmatch(post(server)[1]["request_id"])
+
+
+def test_over_http_with_tensors_headers_count_too(server: EmbeddedServer) -> None:
+    tensor = tritonclient.http.InferInput("image_base64", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([ENCODED.encode()], np.object_))
+    with tritonclient.http.InferenceServerClient(server.http_address) as client:
+        for own, headers, named in (
+            ("", {"X-Request-ID": "the proxy's"}, "the proxy's"),
+            ("mine", {"X-Request-ID": "the proxy's"}, "mine"),
+        ):
+            answer = client.infer("segment_http", [tensor], request_id=own, headers=headers)
+            assert json.loads(answer.as_numpy("result").item())["request_id"] == named
 
 
 def test_over_http_as_a_stream(server: EmbeddedServer) -> None:
@@ -144,16 +154,21 @@ def test_one_that_could_harm_a_log_is_refused(server: EmbeddedServer, wrong: str
         "StatusCode.INVALID_ARGUMENT",
         f"id: {said}",
     )
-    assert post(server, {}, id=wrong) == (400, {"error": f"id: {said}"})
+    assert post(server, id=wrong) == (400, {"error": f"id: {said}"})
     if wrong.isascii() and wrong.isprintable():
-        assert post(server, {"X-Request-Id": wrong}) == (400, {"error": f"x-request-id: {said}"})
+        with pytest.raises(InferenceServerException, match=f" x-request-id: {said}$"):
+            raw(server, "", **{"x-request-id": wrong})
 
 
 @pytest.mark.parametrize("name", ["x-request-id", "traceparent", "tracestate"])
 def test_headers_that_are_no_text_harm_nobody(server: EmbeddedServer, name: str) -> None:
-    body = json.dumps(FIELDS).encode()
+    texts = {"image_base64": ENCODED, "options": FIELDS["options"]}
+    inputs = [
+        {"name": key, "shape": [1], "datatype": "BYTES", "data": [value]} for key, value in texts.items()
+    ]
+    body = json.dumps({"inputs": inputs}).encode()
     with socket.create_connection(server.http_address.rsplit(":", 1), timeout=60) as connection:
-        head = f"POST /v2/models/segment_http/generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /v2/models/segment_http/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         connection.sendall(
             head.encode() + name.encode() + b': \xff\xfe"\\\r\nConnection: close\r\n\r\n' + body
         )
@@ -162,7 +177,7 @@ def test_headers_that_are_no_text_harm_nobody(server: EmbeddedServer, name: str)
             answer += part
     assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400")), answer[:200]
     assert b"Traceback" not in answer
-    assert post(server, {})[0] == 200
+    assert post(server)[0] == 200
 
 
 def test_callers_who_share_work_keep_their_own(server: EmbeddedServer) -> None:

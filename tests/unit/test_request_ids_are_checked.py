@@ -17,6 +17,7 @@ BAD = ["a" * 129, "two\nlines", "\x1b[31mred", "\0", "\x7f", "naïve", "tab\t"]
 @pytest.mark.parametrize("value", GOOD)
 def test_good_ones_are_taken_as_they_are(value: str) -> None:
     assert request_id.chosen(value, {}) == value
+    assert request_id.chosen("", {"id": value}) == value
     assert request_id.chosen("", {"x-request-id": value}) == value
     assert Marks.of(value, None).request_id == value
 
@@ -36,8 +37,10 @@ def test_a_header_is_asked_only_where_the_request_has_none() -> None:
     assert request_id.chosen("own", {"x-request-id": "the proxy's"}) == "own"
     assert request_id.chosen("", {}) is None
     assert request_id.chosen("", {"x-request-id": ""}) is None
-    with pytest.raises(InvalidRequest):
-        request_id.chosen("", {"x-request-id": 5})
+    assert request_id.chosen("", {"id": "own", "x-request-id": "the proxy's"}) == "own"
+    for name in ("id", "x-request-id"):
+        with pytest.raises(InvalidRequest, match=name):
+            request_id.chosen("", {name: 5})
 
 
 def test_made_ones_are_short_and_differ() -> None:
