@@ -33,8 +33,8 @@ SECONDS = (0.1, 0.5, 2.0, 8.0)
 EXAMPLE_GAIN, EXAMPLE_LIMIT = 2.0, 3.0
 BALANCED, BALANCED_LOADS = 4, (0.5, 0.7, 0.85)
 GPU_HEAD = [
-    *("GPU", "one call, ms", "calls/s at most", "one call, caches on the GPU, ms"),
-    *("calls/s at most", "memory, GB", "sequences that fit"),
+    *("GPU", "one call, ms", "calls/s at most", "caches on the GPU: one call, ms"),
+    *("caches on the GPU: calls/s at most", "memory, GB", "sequences that fit"),
 ]
 
 
