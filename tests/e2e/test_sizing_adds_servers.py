@@ -15,6 +15,7 @@ from bench.speed import prepare
 pytestmark = pytest.mark.server
 
 
+@pytest.mark.long  # three servers are started and stopped
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second server needs a second core")
 def test_two_servers_are_asked_beside_each_other(tmp_path: Path) -> None:
     before = os.sched_getaffinity(0)
