@@ -159,7 +159,8 @@ class Fleet:
 
     def add(self, name: str, repository: Path | None = None) -> Server:
         """A server more, not started yet."""
-        server = Server(name, self._folder / name, repository)
+        # Triton's Python backend starts its stubs through a shell, which a space in their path would lead astray.
+        server = Server(name, self._folder / name.replace(" ", "-"), repository)
         self.servers.append(server)
         return server
 

@@ -42,8 +42,8 @@ def run(job: Job) -> Result:
                 back = exchange(nginx, new, old)
             story.calm("the old models again", job.calm_seconds)
         calls, lost = load.calls, story.lost()
-        wrong = len(by_others(calls, checkpoints[1], upgraded, back))
-        wrong += len(by_others(calls, checkpoints[0], back, float("inf")))
+        wrong = len(by_others(calls, checkpoints[1], upgraded[1], back[0]))
+        wrong += len(by_others(calls, checkpoints[0], back[1], float("inf")))
         note = (
             "The new servers are started beside the old ones. When they are ready nginx is reloaded, and the old ones"
             " end."
@@ -61,23 +61,25 @@ def run(job: Job) -> Result:
         )
 
 
-def exchange(nginx: Nginx, leaving: list[Server], coming: list[Server]) -> float:
-    """Other servers in place of those that run. The moment from which on no new call is answered by those that leave.
+def exchange(nginx: Nginx, leaving: list[Server], coming: list[Server]) -> tuple[float, float]:
+    """Other servers in place of those that run. Between two moments new calls may be answered by either: before and
+    after nginx is told.
 
     Raises:
         ServerFailed, NginxFailed: as they say; what leaves is still there then.
         TimeoutError: what leaves has still calls.
     """
     start(coming)
+    before = time.monotonic()
     nginx.reload(places(coming))
     # The pages are up to a second behind.
     time.sleep(1.5)
-    changed = time.monotonic()
+    after = time.monotonic()
     if not until(lambda: not any(server.in_flight() for server in leaving), IDLE_SECONDS):
         raise TimeoutError("the servers that leave still have calls")
     for server in leaving:
         server.stop()
-    return changed
+    return before, after
 
 
 def by_others(calls: list[Call], checkpoint: str, begin: float, end: float) -> list[Call]:
