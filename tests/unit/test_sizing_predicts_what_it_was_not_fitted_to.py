@@ -68,7 +68,7 @@ def test_a_server_that_is_as_the_model_is_found_and_predicted(tmp_path: Path) ->
     assert result.raw["curve"]["alone"] == pytest.approx(0.25, rel=0.03)
     assert result.raw["curve"]["gain"] == pytest.approx(2.0, rel=0.03)
     off = {row.what: row.value for row in result.rows}
-    assert len(off) == 5
+    assert len(off) == 6
     assert max(off.values()) < 0.05, off
     kinds = {row[0]: row[1:3] for row in result.tables[2].rows}
     assert len(kinds) == 3
@@ -139,7 +139,7 @@ def test_the_section_is_written_with_its_plot(tmp_path: Path, capsys: pytest.Cap
     text = results.read_text(encoding="utf-8")
     assert text.startswith("# Results\n\nOf others.\n")
     assert text.count("<!-- sizing small: begin, written by scripts/sizing -->") == 1
-    assert "| p95, the same " in text
+    assert "| p95 of calls at random, " in text
     assert "](pictures/sizing-small.svg)" in text
     assert (tmp_path / "pictures" / "sizing-small.svg").read_text(encoding="utf-8").count("<text") > 10
     assert "Calls at random:" in capsys.readouterr().out
