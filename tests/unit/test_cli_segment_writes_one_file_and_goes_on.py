@@ -160,7 +160,7 @@ def test_two_runs_do_not_write_one_file(run: Run, folder: Path, tmp_path: Path) 
 def test_a_lost_server_ends_the_run_and_the_next_goes_on(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Link, "is_worth_waiting", lambda _: False)  # it stays away for longer than that
+    monkeypatch.setattr(Link, "is_worth_waiting", lambda *_: False)  # it stays away for longer than that
     out = tmp_path / "all.jsonl"
     served = 0
 
