@@ -83,7 +83,8 @@ def flops_of(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> fl
         raise CannotCount(f"the work of a node {kind} is not counted here: add it to bench/speed/work.py")
     if kind in ("MatMul", "FusedMatMul", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul"):
         return 2.0 * math.prod(outputs[0]) * inputs[0][-1]
-    if kind in ("Gemm", "FusedGemm"):  # either side may be transposed: the inner length is what is left of the first
+    if kind in ("Gemm", "FusedGemm"):
+        # Either side may be transposed: the inner length is what is left of the first.
         return 2.0 * math.prod(outputs[0]) * math.prod(inputs[0]) / outputs[0][0]
     if kind in ("Conv", "FusedConv"):  # weights are [out, in / groups, height, width]
         return 2.0 * math.prod(outputs[0]) * math.prod(inputs[1][1:])

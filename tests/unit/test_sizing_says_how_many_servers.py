@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 
 import pages
 import pytest
@@ -104,6 +106,31 @@ def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--rate", "3"])
     assert "--service-seconds, --p95" in capsys.readouterr().err
+
+
+IMPORTED = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None  # importing it raises ImportError from here on
+from bench.sizing.__main__ import main
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("blocked", "then"),
+    [
+        (("florence2_sam2", "onnxruntime", "grpc", "matplotlib", "PIL"), f"sys.exit(main({list(GIVEN)!r}))"),
+        (("onnxruntime", "onnx", "cv2", "pytriton", "tokenizers", "torch"), "import bench.sizing.report"),
+    ],
+    ids=["number of servers: numpy alone", "the documentation's tables: no server"],
+)
+def test_it_needs_little(blocked: tuple[str, ...], then: str) -> None:
+    code = IMPORTED.format(blocked=blocked, then=then)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, cwd=pages.ROOT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_limit_below_a_call_alone_is_out_of_reach(capsys: pytest.CaptureFixture[str]) -> None:
