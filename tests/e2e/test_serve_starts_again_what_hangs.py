@@ -159,7 +159,9 @@ def test_a_leaf_that_hangs_while_calls_wait_for_it(served: Served, repository: P
         calls = [pool.submit(served.slow_segment) for _ in range(4)]
         time.sleep(0.5)
         told = reason(served, held(repository, "sam2_mask_decoder"), HUNG_SECONDS + 2)
-        assert all(isinstance(call.exception(), InferenceServerException) for call in calls)
+        ended = [call.exception() for call in calls]
+    # The first of them may have had its masks before.
+    assert sum(isinstance(error, InferenceServerException) for error in ended) >= 3
     assert told.startswith("sam2_mask_decoder has answered nothing for ")
 
 
