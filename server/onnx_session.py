@@ -18,6 +18,7 @@ TENSORRT = "TensorrtExecutionProvider"
 
 THREADS_VARIABLE = "FLORENCE2_SAM2_THREADS"
 PROVIDERS_VARIABLE = "FLORENCE2_SAM2_PROVIDERS"
+PROVIDER_OPTIONS_VARIABLE = "FLORENCE2_SAM2_PROVIDER_OPTIONS"
 # "quota period" in microseconds, or "max period": what Kubernetes makes of a limit on CPUs.
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -29,7 +30,7 @@ MAX_SMALL_THREADS = 4  # its nodes are too small for more
 
 
 class ProviderError(RuntimeError):
-    """The execution provider that was asked for is not the one in use."""
+    """The execution provider that was asked for is not the one in use, or what it was told is malformed."""
 
 
 def threads(path: Path) -> int:
@@ -68,6 +69,22 @@ def wanted_providers() -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+def provider_options() -> dict[str, str]:
+    """What the first wanted provider is told, by onnxruntime's names for it, from the environment: `name=value,…`.
+
+    Raises:
+        ProviderError: it is written another way.
+    """
+    parts = [
+        part.strip() for part in os.environ.get(PROVIDER_OPTIONS_VARIABLE, "").split(",") if part.strip()
+    ]
+    pairs = [part.partition("=") for part in parts]
+    wrong = [part for part, (name, _, value) in zip(parts, pairs, strict=True) if not (name and value)]
+    if wrong:
+        raise ProviderError(f"{PROVIDER_OPTIONS_VARIABLE} has {wrong[0]!r}, expected name=value,name=value")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def open_session(
     path: Path,
     providers: list[str] | None = None,
@@ -91,6 +108,7 @@ def open_session(
         ProviderError: a wanted provider is not installed or did not start.
     """
     wanted = providers or wanted_providers()
+    told = {} if providers else provider_options()
     _require(wanted)
     options = _options(intra_op_threads or threads(path))
     options.enable_mem_reuse = reuse_memory
@@ -101,7 +119,7 @@ def open_session(
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted[0], told), *wanted[1:]])
     _trim()
     _require_use(session, wanted[0], path.name)
     return session
@@ -113,9 +131,9 @@ def open_graph(model: bytes) -> onnxruntime.InferenceSession:
     Raises:
         ProviderError: as `open_session`.
     """
-    wanted = wanted_providers()
+    wanted, told = wanted_providers(), provider_options()
     _require(wanted)
-    session = onnxruntime.InferenceSession(model, _options(1), providers=wanted)
+    session = onnxruntime.InferenceSession(model, _options(1), providers=[(wanted[0], told), *wanted[1:]])
     _require_use(session, wanted[0], "a graph")
     return session
 

@@ -12,7 +12,7 @@ from bench.gpu.side import Side
 from bench.speed.pictures import picture
 from bench.speed.worker import SERVERS_THREADS, Worker
 from florence2_sam2.server.manifest import read_sam2
-from florence2_sam2.server.onnx_session import CPU, PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import CPU, PROVIDER_OPTIONS_VARIABLE, PROVIDERS_VARIABLE
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -59,10 +59,10 @@ class Job:
     def picture(self, number: int = 0) -> bytes:
         return picture(number, 640, 480)
 
-    def side(self, repository: Path, provider: str | None = None) -> Worker:
-        """A `Side` on `repository`, whose sessions run on the job's provider or another one."""
+    def side(self, repository: Path, provider: str | None = None, told: str = "") -> Worker:
+        """A `Side` on `repository`, whose sessions run on the job's provider or another one, with these options."""
         environment = {**SERVERS_THREADS, PROVIDERS_VARIABLE: provider or self.provider}
-        return Worker(Side, repository, environment=environment)
+        return Worker(Side, repository, environment={**environment, PROVIDER_OPTIONS_VARIABLE: told})
 
     def is_on_gpu(self) -> bool:
         return self.provider != CPU

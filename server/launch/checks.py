@@ -76,7 +76,8 @@ def check_providers() -> list[str]:
         Their names, in order of preference.
 
     Raises:
-        StartError: it is not; without this check each model would say so in Triton's log.
+        StartError: it is not, or their options are malformed; without this check each model would say so in Triton's
+            log.
     """
     try:
         import onnxruntime
@@ -84,6 +85,10 @@ def check_providers() -> list[str]:
         from florence2_sam2.server import onnx_session
     except ModuleNotFoundError as error:
         raise StartError(f"{error.name} is not installed: pip install 'florence2-sam2[server]'") from None
+    try:
+        onnx_session.provider_options()
+    except onnx_session.ProviderError as error:
+        raise StartError(str(error)) from None
     wanted = onnx_session.wanted_providers()
     available = onnxruntime.get_available_providers()
     missing = [name for name in wanted if name not in available]
