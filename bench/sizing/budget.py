@@ -69,7 +69,7 @@ class Machine:
 @dataclass(frozen=True)
 class Budget:
     """Seconds of one request, and requests a second at most with ROWS sequences decoding together: `as_is` with the
-    decoder's caches in the host's memory, as the code has them, and with the caches on the GPU. Bytes of memory,
+    decoder's caches in the host's memory, and with the caches on the GPU, where the code has them. Bytes of memory,
     and the sequences that it would hold with caches there."""
 
     seconds_as_is: float
