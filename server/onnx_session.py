@@ -126,12 +126,15 @@ def open_session(
 
 
 def open_graph(model: bytes) -> onnxruntime.InferenceSession:
-    """Load a small ONNX model from memory, on the wanted providers.
+    """Load a small ONNX model from memory, on the wanted providers. Where TensorRT is the first of them, on CUDA's:
+    nothing says that TensorRT writes in place, and it would build an engine for each shape.
 
     Raises:
         ProviderError: as `open_session`.
     """
     wanted, told = wanted_providers(), provider_options()
+    if wanted[0] == TENSORRT:
+        wanted, told = [CUDA], {}
     _require(wanted)
     session = onnxruntime.InferenceSession(model, _options(1), providers=[(wanted[0], told), *wanted[1:]])
     _require_use(session, wanted[0], "a graph")

@@ -103,6 +103,24 @@ def test_they_are_for_the_first_provider_and_for_none_that_is_named_in_the_code(
     assert asked == [[(CPU, told)], [(CPU, {})], [(CPU, told)]]
 
 
+def test_small_graphs_run_on_cuda_where_tensorrt_is_wanted(
+    loaded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    original = onnxruntime.InferenceSession
+
+    def session(model: object, options: object, providers: object) -> onnxruntime.InferenceSession:
+        asked.append(providers)
+        return original(model, options, providers=[CPU])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setenv(PROVIDERS_VARIABLE, f"{TENSORRT},{CUDA}")
+    monkeypatch.setenv(PROVIDER_OPTIONS_VARIABLE, "trt_fp16_enable=1")
+    with pytest.raises(ProviderError, match=f"a graph runs on {CPU}, not on {CUDA}"):
+        onnx_session.open_graph(tiny_graphs.zeros())
+    assert asked == [[(CUDA, {})]]
+
+
 @pytest.mark.parametrize("text", ["use_tf32", "use_tf32=", "=0", "use_tf32=0,x"])
 def test_malformed_options_are_said_before_a_server_starts(
     monkeypatch: pytest.MonkeyPatch, text: str
