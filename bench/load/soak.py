@@ -216,8 +216,8 @@ def _by_process(seconds: Sequence[float], within: Sequence[Look], warm: float, a
                 f"{min(late):.0f}",
                 f"{max(late):.0f}",
                 f"{late[-1]:.0f}",
+                f"{trend.growth(seconds, held, warm):+.2f}",
             ]
-            + [f"{trend.growth(seconds, held, warm):+.2f}"]
         )
     head = ["process", f"after {warm:.0f} s, MB", "least", "most", "at the end", "growth, MB/min"]
     return Table("Private memory of each process", head, lines)
