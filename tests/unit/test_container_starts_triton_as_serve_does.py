@@ -131,6 +131,13 @@ def test_the_program_on_path_is_started_and_its_end_is_an_error(tmp_path: Path) 
     assert not list(Path("/dev/shm").glob(f"{prefix}*"))
 
 
+def test_without_plans_tensorrt_is_refused_before_the_program_starts(tmp_path: Path) -> None:
+    done, record = run(tmp_path, "--repository=demo", "--model-config=tensorrt")
+    assert (done.returncode, record) == (1, {})
+    assert done.stderr.startswith("florence2-sam2: error: --model-config tensorrt serves plans, and ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_each_start_has_another_key(tmp_path: Path) -> None:
     keys = set()
     for name in ("first", "second"):
