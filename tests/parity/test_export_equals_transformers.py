@@ -20,7 +20,7 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Flo
 from florence2_sam2.cli import main
 from florence2_sam2.export import graphs
 from florence2_sam2.export.checks import Case, check_graph
-from florence2_sam2.export.configs import read_dims
+from florence2_sam2.export.configs import read_dims, read_profile
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.run import export
 from florence2_sam2.export.shrink import share_equal_initializers
@@ -127,11 +127,20 @@ def test_tokens_are_looked_up_as_transformers_does(exported: Exported, small_che
 def test_configs_have_the_sizes_of_the_graphs(exported: Exported) -> None:
     for leaf in ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder"):
         model = onnx.load(exported.repository / leaf / "1" / "model.onnx")
-        for form in ("config.pbtxt", "configs/embedded.pbtxt", "configs/tensorrt.pbtxt"):
-            tensors, _ = read_dims((exported.repository / leaf / form).read_text())
-            for value in (*model.graph.input, *model.graph.output):
-                dims = tuple(axis.dim_value or -1 for axis in value.type.tensor_type.shape.dim)
-                assert tensors[value.name] in (dims, dims[1:])
+        folder = exported.repository / leaf
+        shapes = {
+            value.name: tuple(axis.dim_value or -1 for axis in value.type.tensor_type.shape.dim)
+            for value in (*model.graph.input, *model.graph.output)
+        }
+        for form in ("embedded", "tensorrt", "onnxruntime_tensorrt"):
+            for path in (folder / "config.pbtxt", folder / "configs" / f"{form}.pbtxt"):
+                tensors, _ = read_dims(path.read_text())
+                assert all(tensors[name] in (dims, dims[1:]) for name, dims in shapes.items())
+        for profile in read_profile(folder).values():
+            assert profile.keys() == {value.name for value in model.graph.input}
+            for name, sizes in profile.items():
+                assert len(sizes) == len(shapes[name])
+                assert all(want in (-1, size) for want, size in zip(shapes[name], sizes, strict=True))
 
 
 def test_embedding_and_head_share_their_weights(exported: Exported) -> None:
