@@ -11,6 +11,7 @@ import errno
 import hashlib
 import importlib.metadata
 import os
+import re
 import socket
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ from florence2_sam2.server.settings import Settings
 
 SHM_NEEDED_BYTES = 48 * 2**20
 PYTHONS = ((3, 11), (3, 12))
+_NOT_FOR_A_SHELL = re.compile(r"[^\w@%+=:,./~-]")
 # `segment` needs both halves.
 HALVES: dict[str, Callable[[Path], manifest.Exported]] = {
     "florence2": manifest.read_florence2,
@@ -146,6 +148,22 @@ def check_repository(repository: Path, hashes: bool = True) -> dict[str, manifes
             if hashes and _sha256(path) != digest:
                 raise StartError(f"{path} has changed since the export (its SHA-256 differs): export again")
     return manifests
+
+
+def check_places(*places: Path) -> None:
+    """Triton's Python backend starts its stubs by a line for a shell, in which it quotes no path: with a space in one
+    no model ever becomes ready.
+
+    Raises:
+        StartError: a path has what a shell reads as more than text.
+    """
+    for place in places:
+        odd = _NOT_FOR_A_SHELL.search(str(place))
+        if odd:
+            raise StartError(
+                f"{place} has {odd[0]!r} in it, which Triton cannot start Python models with: choose another place"
+                " (--repository, TMPDIR)"
+            )
 
 
 def check_shared_memory(needed: int = SHM_NEEDED_BYTES, folder: str = "/dev/shm") -> None:

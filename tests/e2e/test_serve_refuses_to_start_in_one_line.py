@@ -54,6 +54,14 @@ def free_ports() -> list[str]:
     return [word for name in ("grpc", "http", "metrics") for word in (f"--{name}-port", "0")]
 
 
+def test_a_place_that_triton_cannot_start_its_models_in(tmp_path: Path) -> None:
+    spaced = tmp_path / "my models"
+    shutil.copytree(packaged_repository(), spaced / "repository")
+    said = "has ' ' in it, which Triton cannot start Python models with: choose another place"
+    assert f"{spaced}/repository {said}" in refusal("--repository", spaced / "repository", *free_ports())
+    assert f"{spaced} {said}" in refusal(*free_ports(), TMPDIR=str(spaced))
+
+
 def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
