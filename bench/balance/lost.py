@@ -75,7 +75,7 @@ def _acts(job: Job, way: str) -> Result:
             story = Story(fleet, load, job.say)
             back, added = _tell(story, entry, servers, job.calm_seconds)
         lost = story.lost()
-        title = f"{len(servers) - 1} servers behind {'nginx' if way == 'nginx' else 'the client’s own round robin'}"
+        title = f"Three servers, then four, behind {'nginx' if way == 'nginx' else 'the client’s own round robin'}"
         note = (
             f"{job.callers} callers, each with a call every {job.period:g} s, with the client as it is by default."
             " The last columns are the answers of each server."

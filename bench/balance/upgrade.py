@@ -35,10 +35,10 @@ def run(job: Job) -> Result:
         ):
             story = Story(fleet, load, job.say)
             story.calm("the old models", job.calm_seconds)
-            with story.chapter("upgrade"):
+            with story.chapter("upgrade", counted=False):
                 upgraded = exchange(nginx, old, new)
             story.calm("the new models", job.calm_seconds)
-            with story.chapter("roll back"):
+            with story.chapter("roll back", counted=False):
                 back = exchange(nginx, new, old)
             story.calm("the old models again", job.calm_seconds)
         calls, lost = load.calls, story.lost()
