@@ -37,8 +37,8 @@ class Caller:
         timeout: seconds that a call may take, its retries included; None: no limit.
         retries: how often a request is sent again, after a moment, 0 to 4: when the server is full, or was lost with
             the request under way. Other failures would come again. A call changes nothing on a server.
-        reconnect: seconds that a server which has answered before may be away, as it is while it is restarted: calls
-            wait for it meanwhile, unless `retries` is 0.
+        reconnect: seconds that a server which has answered before may be away, or about to end, as it is while it is
+            restarted: calls wait for it or for another one meanwhile, unless `retries` is 0.
         headers: gRPC metadata of each call, as a proxy before the server may ask for.
         api_key: short for the header `authorization: Bearer …`.
         root_certificates, private_key, certificate_chain: PEM files for TLS: the authorities that are trusted in place
