@@ -51,7 +51,7 @@ def test_one_of_three_is_lost_and_comes_back(fleet: Fleet, tmp_path: Path) -> No
             return until(lambda: all(map(int.__ge__, answered(), wanted)), seconds)
 
         assert go_on(6)
-        assert until(lambda: victim.in_flight() > 0, 30)  # so that calls are lost with it
+        assert until(lambda: victim.in_flight() > 0, 60)  # so that calls are lost with it
         victim.kill()
         assert go_on(6)
         start([victim])
