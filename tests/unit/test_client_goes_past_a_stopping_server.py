@@ -76,6 +76,21 @@ def test_not_for_longer_than_the_caller_wants(options: dict[str, Any]) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_a_full_server_sends_a_call_on_to_the_next_one() -> None:
+    def full(_: Any) -> Any:
+        raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is full: 40 requests wait already")
+
+    with (
+        serving(full) as busy,
+        serving() as free,
+        Segmenter([busy.address, free.address], retries=2) as client,
+    ):
+        answers = [client.segment(b"picture") for _ in range(10)]
+    assert [answer.width for answer in answers] == [12] * 10
+    assert len(busy.received) >= 3
+    assert len(free.received) == 10
+
+
 def test_a_full_server_is_asked_again_only_so_often() -> None:
     sent = itertools.count()
 
