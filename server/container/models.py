@@ -49,6 +49,8 @@ class Folder:
         if not found:
             raise StartError("the store has nothing at that URL")
         names = {str(path).removeprefix(self._root).lstrip("/"): path for path in found}
+        if "" in names:
+            raise StartError("there is a file at that URL: name the folder of a model repository")
         self.sizes: dict[str, int | None] = {
             name: found[path].get("size") for name, path in sorted(names.items())
         }

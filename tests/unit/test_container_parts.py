@@ -143,6 +143,7 @@ def test_a_damaged_copy_takes_no_place(tmp_path: Path, capsys: pytest.CaptureFix
         ("memory://none", "nothing at that URL|cannot be copied"),
         ("nosuchstore://bucket/x", "cannot be copied"),
         ("file:///none/models", "nothing at that URL"),
+        (Path(__file__).as_uri(), "there is a file at that URL"),
     ],
 )
 def test_a_store_without_models_is_one_line(tmp_path: Path, url: str, said: str) -> None:
