@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ class Side:
                 found.append((part.name, name, error, float(np.abs(expected[name]).max(initial=0.0))))
         return found
 
-    def placed(self, folder: Path) -> list[tuple[str, dict[str, tuple[int, float]]]]:
-        """With the inputs of `keep`: how many nodes of each component run on which provider, and their seconds."""
+    def placed(self, folder: Path) -> list[tuple[str, dict[str, dict[str, int]]]]:
+        """With the inputs of `keep`: for each component and provider how many nodes of which operator run there."""
         return [(part.name, _providers(part)) for part, _ in _kept(folder, self._repository)]
 
     def text(self, picture: bytes, task: str, text: str, beams: int, tokens: int | None) -> list[int]:
@@ -117,20 +117,18 @@ def _kept(folder: Path, repository: Path) -> list[tuple[Component, dict[str, Any
     return found
 
 
-def _providers(part: Component) -> dict[str, tuple[int, float]]:
-    """Of one run after another one. onnxruntime's profile says for each node where it ran."""
+def _providers(part: Component) -> dict[str, dict[str, int]]:
+    """onnxruntime's profile says for each node where it ran. (Its times are no measure of a GPU: they end when a kernel
+    has been launched.)"""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(part.path, profile=Path(folder) / "run")
-        for _ in range(2):
-            session.run(None, part.feeds)
+        session.run(None, part.feeds)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    nodes: dict[str, dict[str, float]] = defaultdict(dict)
+    nodes: dict[str, Counter[str]] = defaultdict(Counter)
     for event in events:
         if is_node(event):
-            nodes[event["args"].get("provider", "unknown")][event["name"]] = (
-                event["dur"] / 1e6
-            )  # the last run's
-    return {provider: (len(times), sum(times.values())) for provider, times in nodes.items()}
+            nodes[event["args"].get("provider", "unknown")][event["args"]["op_name"]] += 1
+    return {provider: dict(operators) for provider, operators in nodes.items()}
 
 
 __all__ = ["CAPTION", "ENCODERS", "GROUNDING", "Side"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from bench.gpu import __main__ as command
 from bench.gpu import machine
 from bench.gpu.job import ExportFailed, Job, export
+from bench.gpu.parts import device
+from bench.gpu.parts.device import _is_large
 from bench.gpu.parts.parity import _leading
 from bench.speed.results import Result, Row
 from florence2_sam2.server.manifest import packaged_repository
@@ -116,10 +119,10 @@ def test_the_parts_work_on_another_provider(tmp_path: Path, capsys: pytest.Captu
     assert rows["fp32: largest error of an output"] == 0
     assert rows["fp32, 1 beam: tokens up to the first other one, of the CPU's"] == 1
     assert rows["fp32, 3 beams: tokens up to the first other one, of the CPU's"] == 1
-    assert rows[f"fp32: node time on {CPU}, the graph that has least"] == 1
+    assert rows[f"fp32: products, convolutions, norms not on {CPU}"] == 0
     placed = kept["device"]["result"]["raw"]["placed"]["fp32"]
     assert len(placed) == 7
-    assert all(providers[CPU][0] > 20 for _, providers in placed)
+    assert all(providers.keys() == {CPU} and sum(providers[CPU].values()) > 20 for _, providers in placed)
     assert 0 < rows["fp32: a decoder step, one sequence"] < 1000
 
 
@@ -158,6 +161,30 @@ def test_plans_are_left_out_where_they_cannot_be_built(tmp_path: Path, no_gpu: N
 def test_an_export_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportFailed, match=r"is no repository that `export` wrote|needs trtexec"):
         export("--tensorrt", "--output", str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("operator", "large"),
+    [
+        ("FusedMatMul", True),
+        ("MatMulNBits", True),
+        ("SkipLayerNormalization", True),
+        ("Shape", False),
+        ("Cast", False),
+    ],
+)
+def test_what_computes_is_told_from_what_does_not(operator: str, large: bool) -> None:
+    assert _is_large(operator) is large
+
+
+def test_a_product_on_the_host_is_a_missed_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = [("decoder", {"CUDA": {"MatMul": 5}, CPU: {"Shape": 3, "FusedMatMul": 2}})]
+    side = SimpleNamespace(call=lambda method, *_: placed if method == "placed" else None)
+    monkeypatch.setattr(Job, "side", lambda self, *_: contextlib.nullcontext(side))
+    job = Job("florence2", "sam2", tmp_path, "CUDA", given=packaged_repository())
+    result = device.run(job)
+    assert [(row.value, row.met) for row in result.rows] == [(2, False)]
+    assert result.tables[-1].rows == [["fp32", "decoder", "5", "2 FusedMatMul, 3 Shape"]]
 
 
 @pytest.mark.parametrize(
