@@ -7,6 +7,7 @@ of it, and under which name, is said by OpenTelemetry's own environment variable
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -65,6 +66,19 @@ def parent_of(parameters: Mapping[str, Any]) -> Parent | None:
         return None
     kept = isinstance(tracestate, str) and len(tracestate) <= _LONGEST
     return Parent(traceparent.strip(), str(tracestate) if kept else "")
+
+
+def nearest(caller: Parent | None, context: str | None) -> Parent | None:
+    """The span that a call is a part of, where Triton may make traces too.
+
+    Args:
+        context: Triton's own span of the request, as its OpenTelemetry mode tells it: W3C's headers as JSON.
+    """
+    tritons = parent_of(json.loads(context)) if context else None
+    # Triton's trace may be one of its own making, and the caller wants theirs.
+    if tritons is None or (caller is not None and caller.trace_id != tritons.trace_id):
+        return caller
+    return tritons
 
 
 def check() -> None:

@@ -27,7 +27,7 @@ class Call:
     Attributes:
         parameters: the request's.
         record: what is noted of the call.
-        parent: the caller's span, of a call that is a part of a trace.
+        parent: the span of which the call is a part: Triton's own, where it makes traces too, else the caller's.
     """
 
     def __init__(self, request: InferenceRequest, model: str = "", keeps: bool = False) -> None:
@@ -46,6 +46,8 @@ class Call:
         except InvalidRequest as mistake:
             self._mistake = mistake
         self.parent = tracing.parent_of(named)
+        if keeps:
+            self.parent = tracing.nearest(self.parent, request.trace().get_context())
         self.record = Record(model, chosen or request_id.made(), keeps)
         self._sender = request.get_response_sender()
         self._line: lines.Line | None = None

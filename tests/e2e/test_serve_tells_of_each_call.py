@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from picture_server import PATH, serving
 
 from florence2_sam2.client import DeadlineExceeded, InvalidRequest, Segmenter, SegmenterError
+from florence2_sam2.server.launch import embedded
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.settings import Settings
 
@@ -324,3 +325,34 @@ def test_a_collector_that_goes_away_harms_no_call(told: Told) -> None:
     told.collector.start()
     said = told.server.log_path.read_text("utf-8", "replace").count('"tracing: ')
     assert said <= 4, "each model's process may complain once a minute"
+
+
+@pytest.mark.long
+def test_where_triton_makes_traces_too_ours_are_parts_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = embedded.server_command
+    with Collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        settings = ("mode=opentelemetry", "rate=1", "level=TIMESTAMPS")
+        more = [*settings, f"opentelemetry,url={collector.endpoint}/v1/traces"]
+        flags = [f"--trace-config={setting}" for setting in more]
+        monkeypatch.setattr(embedded, "server_command", lambda *given, **named: ours(*given, **named) + flags)
+        sent = [traceparent() for _ in range(5)]
+        with EmbeddedServer(settings=Settings(tracing=True)) as server:
+            with Segmenter(server.grpc_address) as segmenter:
+                for header, _, _ in sent:
+                    segmenter.segment(SCENE, boxes=BOXES, traceparent=header)
+            collector.wait(lambda: all(any(map(is_ours, collector.of(trace))) for _, trace, _ in sent))
+        below_triton = 0
+        for _, trace, caller in sent:
+            spans = {span.id: span for span in collector.of(trace)}
+            own = next(filter(is_ours, spans.values()))
+            while own.parent in spans:
+                own = spans[own.parent]
+            assert own.parent == caller
+            below_triton += own.name == "InferRequest"
+        assert below_triton
+
+
+def is_ours(span: Span) -> bool:
+    return span.name == "segment" and span.resource["service.name"] == "florence2-sam2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from florence2_sam2.server.errors import Overloaded
 from florence2_sam2.server.records import Record
 from florence2_sam2.server.reports import Reports
 from florence2_sam2.server.settings import Settings
-from florence2_sam2.server.tracing import Parent, parent_of
+from florence2_sam2.server.tracing import Parent, nearest, parent_of
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -162,6 +163,15 @@ def test_what_is_one_is_taken() -> None:
     assert taken is not None
     assert taken.trace_id == TRACE
     assert parent_of({"traceparent": SAMPLED, "tracestate": "x" * 513}) == Parent(SAMPLED)
+
+
+def test_tritons_own_span_comes_between_where_it_is_of_the_callers_trace() -> None:
+    caller, tritons = Parent(SAMPLED), f"00-{TRACE}-{'1' * 16}-01"
+    assert nearest(caller, None) == caller
+    assert nearest(None, None) is None
+    assert nearest(caller, json.dumps({"traceparent": tritons})) == Parent(tritons)
+    assert nearest(None, json.dumps({"traceparent": tritons})) == Parent(tritons)
+    assert nearest(caller, json.dumps({"traceparent": f"00-{'2' * 32}-{'1' * 16}-01"})) == caller
 
 
 def test_the_client_continues_the_span_that_is_active() -> None:
