@@ -102,7 +102,7 @@ def test_one_that_ends_costs_no_call_over_http(fleet: Fleet, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_script_loses_none_in_any_part(tmp_path: Path) -> None:
     proxy.find_nginx()
     code = main(["--quick", "--output", str(tmp_path)])
