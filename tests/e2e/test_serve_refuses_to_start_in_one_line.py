@@ -156,5 +156,10 @@ def test_a_missing_provider() -> None:
     assert line.startswith("onnxruntime has no NoSuchExecutionProvider")
 
 
+def test_an_access_log_that_cannot_be_written(tmp_path: Path) -> None:
+    said = "access_log: the file cannot be written (No such file or directory)"
+    assert refusal("--access-log", tmp_path / "nowhere" / "calls", *free_ports()) == said
+
+
 def test_a_wrong_setting() -> None:
     assert refusal(*free_ports(), FLORENCE2_SAM2_MAX_QUEUE="many").startswith("FLORENCE2_SAM2_MAX_QUEUE")

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -235,6 +236,17 @@ def test_refusals_in_the_commands_own_terms(
     assert (exit_code, out) == (1, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_failed_pictures_line_has_the_request_id(run: Run, peer: Peer, pictures: list[str]) -> None:
+    def reply(_: Any) -> Any:
+        raise Refusal(grpc.StatusCode.INTERNAL, "boom")
+
+    peer.reply = reply
+    _, out, _ = run(pictures[0], "--json")
+    told = json.loads(out)
+    assert told["error"] == "boom (INTERNAL)"
+    assert re.fullmatch("[0-9a-f]{16}", told["request_id"])
 
 
 def test_without_a_server(run: Run, pictures: list[str]) -> None:

@@ -17,7 +17,7 @@ from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.described import LIMITS, describe
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.settings import Settings
-from florence2_sam2.server.store import StoreError
+from florence2_sam2.server.store import Stored, StoreError
 from tests.unit.test_generation_requests_share_a_decoder import GREEDY, HistoryDecoder, eventually, submit
 from tests.unit.test_segment_again_makes_nothing_anew import REGIONS, png
 from tests.unit.test_segment_pipeline_filters import DrawnModels, in_thread
@@ -77,11 +77,11 @@ class Store:
     def __init__(self) -> None:
         self.asked = 0
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes) -> Stored:
         self.asked += 1
         if self.asked > 1:
             raise StoreError("the store is away")
-        return "https://store.example/mask.png"
+        return Stored("https://store.example/mask.png", None)
 
 
 def test_calls_are_counted_by_priority_and_only_those_that_are_answered() -> None:
