@@ -31,7 +31,7 @@ def check(path: str) -> None:
     if Path(path).is_dir():
         raise ValueError("access_log: this is a folder, the path of a file is needed")
     try:
-        os.close(_opened(path))
+        os.close(_opened(path, os.O_NONBLOCK))  # a pipe that nobody reads would hold up the start
     except OSError as error:
         reason = error.strerror or "unknown reason"
         raise ValueError(f"access_log: the file cannot be written ({reason})") from None
@@ -101,8 +101,8 @@ class AccessLog:
         return self._file
 
 
-def _opened(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+def _opened(path: str, more: int = 0) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | more, _MODE)
 
 
 def _identity_of(path: str) -> tuple[int, int] | None:

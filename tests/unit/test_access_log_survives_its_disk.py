@@ -106,6 +106,9 @@ def test_what_cannot_be_written_is_known_at_the_start(tmp_path: Path, wrong: str
     assert str(tmp_path) not in str(refused.value)
     access_log.check(str(tmp_path / "calls"))
     access_log.check("-")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"^access_log: the file cannot be written"):
+        access_log.check(str(tmp_path / "pipe"))
 
 
 def test_a_disk_that_does_not_answer_holds_nobody_up(tmp_path: Path) -> None:
