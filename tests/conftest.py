@@ -23,7 +23,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # End-to-end tests that mostly start servers of their own, stop, kill or overload them.
-OWN_SERVERS = ("admission", "balance", "bulk", "container", "faults", "load", "released", "serve", "speed", "wheel")
+OWN_SERVERS = (
+    "admission",
+    "balance",
+    "bulk",
+    "container",
+    "faults",
+    "load",
+    "released",
+    "serve",
+    "speed",
+    "wheel",
+)
 
 
 @pytest.hookimpl(optionalhook=True)
