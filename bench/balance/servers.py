@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -123,9 +124,16 @@ class Server:
         """Calls of `segment` that it has answered well since its start; its page is up to a second behind."""
         return self._number("florence2_sam2_requests_total", 'model="segment"', 'code="OK"')
 
-    def in_flight(self) -> float:
-        """Calls of `segment` that it works on."""
-        return self._number("florence2_sam2_requests_in_flight", 'model="segment"')
+    def in_flight(self) -> int:
+        """Calls of `segment` that it has now, as it says itself; 0 when it says nothing."""
+        asked = urllib.request.Request(
+            f"http://{self.http}/v2/models/segment_http/generate", data=b'{"health": true}', method="POST"
+        )
+        try:
+            with _direct.open(asked, timeout=10) as answer:
+                return int(json.loads(json.loads(answer.read())["result"])["in_flight"])
+        except OSError:
+            return 0
 
     def output(self) -> str:
         """What it has said on its terminal."""

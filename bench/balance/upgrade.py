@@ -72,7 +72,7 @@ def exchange(nginx: Nginx, leaving: list[Server], coming: list[Server]) -> tuple
     start(coming)
     before = time.monotonic()
     nginx.reload(places(coming))
-    # The pages are up to a second behind.
+    # Calls may still be on their way to the old worker.
     time.sleep(1.5)
     after = time.monotonic()
     if not until(lambda: not any(server.in_flight() for server in leaving), IDLE_SECONDS):

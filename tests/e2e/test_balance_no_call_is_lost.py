@@ -50,10 +50,10 @@ def test_one_of_three_is_lost_and_comes_back(fleet: Fleet, tmp_path: Path) -> No
             wanted = [count + more for count in answered()]
             return until(lambda: all(map(int.__ge__, answered(), wanted)), seconds)
 
-        assert go_on(6)
+        assert go_on(4)
         assert until(lambda: victim.in_flight() > 0, 60)  # so that calls are lost with it
         victim.kill()
-        assert go_on(6)
+        assert go_on(4)
         start([victim])
         before = fleet.counts()
 

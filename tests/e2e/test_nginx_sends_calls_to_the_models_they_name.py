@@ -13,10 +13,11 @@ from drawn import SCENE
 from proxy import BEARER, Proxy
 from test_contract_over_http import ENCODED
 
-from bench.balance.nginx import MODELS_HEADER, Nginx
+from bench.balance.nginx import MODELS_HEADER, Nginx, Servers
 from bench.balance.servers import Fleet, places, start
 from bench.balance.tuned import tuned
 from florence2_sam2.client import Finished, InvalidRequest
+from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.manifest import packaged_repository, read_florence2, read_sam2
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
@@ -33,17 +34,21 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def fleet(repositories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with Fleet(tmp_path_factory.mktemp("fleet")) as both:
-        start([both.add(f"models-{name}", repository) for name, repository in repositories.items()])
-        yield both
+def usual(server: EmbeddedServer) -> Servers:
+    return Servers([server.http_address], [server.grpc_address])
 
 
 @pytest.fixture(scope="module")
-def nginx(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
-    usual, following = fleet.servers
+def following(repositories: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with Fleet(tmp_path_factory.mktemp("fleet")) as fleet:
+        start([fleet.add("next", repositories["next"])])
+        yield places(fleet.servers)
+
+
+@pytest.fixture(scope="module")
+def nginx(usual: Servers, following: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
     folder = tmp_path_factory.mktemp("nginx") / "nginx"
-    with Nginx(proxy.find_nginx(), folder, places([usual]), {"next": places([following])}) as running:
+    with Nginx(proxy.find_nginx(), folder, usual, {"next": following}) as running:
         yield running
 
 
@@ -82,16 +87,16 @@ def over_http(nginx: Nginx, name: str | None) -> Any:
 def test_the_answer_is_that_of_the_models_that_were_named(
     nginx: Nginx, repositories: dict[str, Path], ask: Callable[[Nginx, str | None], Any]
 ) -> None:
-    usual, following = (identities(repository) for repository in repositories.values())
-    assert following[0][0] == NEXT
-    assert following[0][1] != usual[0][1]
+    packaged, tuned_ones = (identities(repository) for repository in repositories.values())
+    assert tuned_ones[0][0] == NEXT
+    assert tuned_ones[0][1] != packaged[0][1]
     for _ in range(2):
-        assert named(ask(nginx, None)) == usual
-        assert named(ask(nginx, "next")) == following
+        assert named(ask(nginx, None)) == packaged
+        assert named(ask(nginx, "next")) == tuned_ones
 
 
 @pytest.mark.parametrize("name", ["nex", "NEXT2", "unknown", "_next", "../next"])
-def test_models_that_are_not_there_are_a_mistake_of_the_caller(nginx: Nginx, fleet: Fleet, name: str) -> None:
+def test_models_that_are_not_there_are_a_mistake_of_the_caller(nginx: Nginx, name: str) -> None:
     before = nginx.logs.count('"server": "127.0.0.1')
     with nginx.segmenter(name) as client:
         with pytest.raises(InvalidRequest, match=REFUSAL):
@@ -110,9 +115,8 @@ def test_who_has_no_key_learns_nothing_of_names(nginx: Nginx) -> None:
         assert asked.segment({MODELS_HEADER: name}, image_base64=ENCODED).status == 401
 
 
-def test_a_share_of_the_calls_tries_the_next_models(nginx: Nginx, fleet: Fleet) -> None:
-    usual, following = fleet.servers
-    nginx.reload(places([usual]), {"next": places([following])}, CANARY_PERCENT)
+def test_a_share_of_the_calls_tries_the_next_models(nginx: Nginx, usual: Servers, following: Servers) -> None:
+    nginx.reload(usual, {"next": following}, CANARY_PERCENT)
     try:
         with nginx.segmenter() as client:
             done = client.segment_all([SCENE] * CANARY_CALLS, boxes=[])
@@ -122,7 +126,7 @@ def test_a_share_of_the_calls_tries_the_next_models(nginx: Nginx, fleet: Fleet) 
         assert set(answers) == {NEXT, "florence2"}
         assert by_call(nginx, "next")["florence2"]["checkpoint"] == NEXT
     finally:
-        nginx.reload(places([usual]), {"next": places([following])})
+        nginx.reload(usual, {"next": following})
     with nginx.segmenter() as client:
         done = client.segment_all([SCENE] * 10, boxes=[])
     assert {one.unwrap().models["florence2"]["checkpoint"] for one in done} == {"florence2"}
