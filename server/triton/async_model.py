@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# How often a call that takes longer looks whether its caller is still there.
+# How often a call that takes longer looks whether its caller is still there. A question is a message to Triton and
+# back, so many calls, most of which wait, ask less often: all together a hundred times a second.
 WATCH_SECONDS = 0.1
+WATCHES_A_SECOND = 100
 # So much time of the processor is progress too: one step of one large request may take minutes. (What a process spends
 # on nothing is a hundredth of that in `hung_seconds`.)
 BUSY_SECONDS = 5.0
@@ -189,12 +191,15 @@ class AsyncModel:
         """
         answering = asyncio.ensure_future(self.answer(call))
         try:
-            while not (await asyncio.wait({answering}, timeout=WATCH_SECONDS))[0]:
+            while not (await asyncio.wait({answering}, timeout=self._watch_seconds()))[0]:
                 call.check()
             return answering.result()
         finally:
             answering.cancel()
             await asyncio.wait({answering}, timeout=WATCH_SECONDS)
+
+    def _watch_seconds(self) -> float:
+        return max(WATCH_SECONDS, len(self._tasks) / WATCHES_A_SECOND)
 
     def _count(self, code: str) -> None:
         self._answered += 1

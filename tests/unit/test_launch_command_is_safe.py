@@ -181,6 +181,12 @@ def test_the_models_run_in_this_environment_with_few_threads() -> None:
     } == {"1"}
 
 
+@pytest.mark.parametrize(("given", "taken"), [({}, "2"), ({"MALLOC_ARENA_MAX": "8"}, "8")])
+def test_arenas_are_few_unless_it_was_said_how_many(given: dict[str, str], taken: str) -> None:
+    environment = server_environment(find_wheel(), Path("/env/bin"), None, Settings(), given)
+    assert environment["MALLOC_ARENA_MAX"] == taken
+
+
 def test_the_backends_are_links_into_the_wheel(tmp_path: Path) -> None:
     folder = assemble_backends(find_wheel(), tmp_path) / "python"
     names = {path.name for path in folder.iterdir()}
