@@ -53,6 +53,11 @@ class Gate:
         self.refused: Counter[str] = Counter()
 
     @property
+    def inside(self) -> int:
+        """Calls that have a place now."""
+        return self._in.total()
+
+    @property
     def depth(self) -> int:
         """Calls that wait now."""
         return sum(self.depths().values())

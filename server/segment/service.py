@@ -108,6 +108,10 @@ class SegmentService:
             self._metrics.observe("segment_duration_seconds", time.perf_counter() - called, priority=priority)
             return answer
 
+    def is_alone(self) -> bool:
+        """Whether one call at most is worked on. Those that fetch or wait take nobody's cores."""
+        return self._gate.inside <= 1
+
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""

@@ -24,14 +24,15 @@ def test_refuses_when_the_queue_is_full_and_recovers() -> None:
 
         tasks = [asyncio.create_task(call()) for _ in range(2)]
         await asyncio.sleep(0)
-        assert gate.depth == 1
+        assert (gate.inside, gate.depth) == (1, 1)
         with pytest.raises(Overloaded, match="1 calls are waiting already"):
             async with gate.enter("interactive"):
                 pass
         done.set()
         await asyncio.gather(*tasks)
+        assert gate.inside == 0
         async with gate.enter("bulk"):
-            assert gate.depth == 0
+            assert (gate.inside, gate.depth) == (1, 0)
 
     asyncio.run(scenario())
 

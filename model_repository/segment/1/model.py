@@ -20,7 +20,7 @@ NUMBERS = (*THRESHOLDS, "polygon_precision")
 class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
-        models = self.models = TritonModels(self.repository, self.in_pool, self.is_alone)
+        models = self.models = TritonModels(self.repository, self.in_pool, lambda: self.segment.is_alone())
         describe(self.metrics, settings, models.identities)
         self.segment = SegmentService(models, self.in_pool, settings, open_store(settings), self.metrics)
 
