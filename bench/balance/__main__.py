@@ -22,8 +22,7 @@ from pathlib import Path
 
 from bench.balance import lost, upgrade
 from bench.balance.job import Job
-from bench.load.options import QUICK
-from bench.load.report import RESULTS
+from bench.load.options import QUICK, add_output
 from bench.speed import report
 from bench.speed.recording import all_kept, recorded
 from bench.speed.results import Result
@@ -78,24 +77,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="an export to upgrade to (default: one made of the packaged models, with other weights)",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="as little as shows that it works; never written"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("balance-output"),
-        metavar="FOLDER",
-        help="every value as JSON (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=RESULTS,
-        metavar="FILE",
-        help="whose section is replaced (default: bench/RESULTS.md)",
-    )
-    parser.add_argument("--no-results", action="store_true", help="only print")
+    add_output(parser, "balance-output")
     return parser.parse_args(arguments)
 
 

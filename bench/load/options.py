@@ -1,4 +1,4 @@
-"""What the command lines of both scripts have in common."""
+"""What the command lines of scripts that load servers have in common."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def add(parser: argparse.ArgumentParser, output: str) -> None:
         metavar="FOLDER",
         help="an export to serve (default: the packaged one of the small checkpoints)",
     )
+    add_output(parser, output)
+
+
+def add_output(parser: argparse.ArgumentParser, output: str) -> None:
+    """How much is measured, and where it is written."""
     parser.add_argument(
         "--quick", action="store_true", help="as little as shows that it works; never written"
     )
