@@ -119,7 +119,7 @@ def server_command(
 
 
 # glibc gives threads up to eight arenas a core, and each keeps what its largest moment took: a third more memory in
-# `segment`, which grew for many minutes. Two arenas are as fast, and level off within one.
+# `segment`, which grew for minutes. With two it levels off within one.
 ARENAS = "2"
 
 
