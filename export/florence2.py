@@ -15,6 +15,8 @@ from torch import nn
 from transformers import Florence2ForConditionalGeneration
 
 from florence2_sam2.export.graphs import Graph, Tensor
+from florence2_sam2.export.normalisation import Normalisation
+from florence2_sam2.server.manifest import ImageSpec
 
 VISION_ENCODER = "florence2_vision_encoder/1/model.onnx"
 TEXT_ENCODER = "florence2/1/text_encoder.onnx"
@@ -26,18 +28,19 @@ MASKED = -30000.0
 
 
 class VisionEncoder(nn.Module):
-    """`pixel_values` FP32 [B,3,H,W] → `image_features` FP32 [B,T,D], the multi-modal projector included."""
+    """`pixels` UINT8 [B,3,H,W] → `image_features` FP32 [B,T,D], the multi-modal projector included."""
 
     tower: Any
     projector: Any
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, image: ImageSpec) -> None:
         super().__init__()
+        self.normalisation = Normalisation(image)
         self.tower = model.model.vision_tower
         self.projector = model.model.multi_modal_projector
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.projector(self.tower(pixel_values).last_hidden_state)
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.projector(self.tower(self.normalisation(pixels)).last_hidden_state)
 
 
 class TextEncoder(nn.Module):
@@ -142,15 +145,15 @@ class Decoder(nn.Module):
         return logits, *new
 
 
-def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) -> tuple[Graph, Graph, Graph]:
-    """The three graphs of `model` for pictures of `height` × `width` pixels."""
+def graphs(model: Florence2ForConditionalGeneration, image: ImageSpec) -> tuple[Graph, Graph, Graph]:
+    """The three graphs of `model` for pictures of `image`'s size and normalisation."""
     configuration: Any = model.config
     text = configuration.text_config
     heads, head_dim = text.decoder_attention_heads, text.d_model // text.decoder_attention_heads
     layers = range(text.decoder_layers)
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 3, height, width, generator=generator)
-    vision = VisionEncoder(model)
+    pixels = torch.randint(256, (1, 3, image.height, image.width), generator=generator, dtype=torch.uint8)
+    vision = VisionEncoder(model, image)
     with torch.no_grad():
         features = vision(pixels)
     image_tokens, feature_dim = features.shape[1:]
@@ -172,9 +175,10 @@ def graphs(model: Florence2ForConditionalGeneration, height: int, width: int) ->
         Graph(
             VISION_ENCODER,
             vision,
-            (Tensor("pixel_values", ("batch", 3, height, width)),),
+            (Tensor("pixels", ("batch", 3, image.height, image.width)),),
             (Tensor("image_features", ("batch", image_tokens, feature_dim)),),
             (pixels,),
+            float32_scopes=("normalisation",),
             fusible=True,
         ),
         Graph(

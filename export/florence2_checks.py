@@ -19,6 +19,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from florence2_sam2.export.checks import Array, Case, compare, open_graph, run
 from florence2_sam2.export.graphs import Graph
+from florence2_sam2.export.normalisation import normalised, pixels_of
+from florence2_sam2.server.manifest import ImageSpec
 
 _GARBAGE = 50.0  # stands in cache entries that no row may look at
 
@@ -26,17 +28,16 @@ _GARBAGE = 50.0  # stands in cache entries that no row may look at
 class Reference:
     """transformers' Florence-2 on one seeded set of pictures."""
 
-    def __init__(
-        self, model: Florence2ForConditionalGeneration, height: int, width: int, seed: int = 1
-    ) -> None:
+    def __init__(self, model: Florence2ForConditionalGeneration, image: ImageSpec, seed: int = 1) -> None:
         self.model = model
         text: Any = model.config.text_config
         self.text = text
         self.random = np.random.default_rng(seed)
-        self.pixels = torch.from_numpy(smooth_noise(self.random, 3, height, width))
+        self.pixels = smooth_noise(self.random, 3, image)
+        values = torch.from_numpy(normalised(self.pixels, image))
         with torch.no_grad():
             self.features = torch.cat(
-                [model.get_image_features(picture[None]).pooler_output for picture in self.pixels]
+                [model.get_image_features(picture[None]).pooler_output for picture in values]
             )
         # of the first ids that are ordinary text
         self.vocabulary = min(text.vocab_size, 400)
@@ -48,7 +49,7 @@ class Reference:
         for batch in (1, 2):  # the exporter has seen 1
             yield Case(
                 f"batch {batch}",
-                {"pixel_values": self.pixels[:batch].numpy()},
+                {"pixels": self.pixels[:batch]},
                 {"image_features": self.features[:batch].numpy()},
             )
 
@@ -223,11 +224,12 @@ def check_generation(graph: Graph, path: Path, reference: Reference, steps: int 
     return float(np.max(errors)), max(magnitudes)  # np.max keeps a NaN
 
 
-def smooth_noise(random: np.random.Generator, batch: int, height: int, width: int) -> NDArray[np.float32]:
-    """Pictures of a kind, normalised: coarse random patches with a little noise, FP32 [batch,3,height,width]."""
+def smooth_noise(random: np.random.Generator, batch: int, image: ImageSpec) -> NDArray[np.uint8]:
+    """Pictures of a kind: coarse random patches with a little noise, [batch,3,height,width]."""
     coarse = torch.from_numpy(random.normal(size=(batch, 3, 8, 8)).astype(np.float32))
-    picture = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear").numpy()
-    return picture + 0.1 * random.normal(size=picture.shape).astype(np.float32)
+    size = (image.height, image.width)
+    picture = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear").numpy()
+    return pixels_of(picture + 0.1 * random.normal(size=picture.shape).astype(np.float32), image)
 
 
 def _padded(value: Array, length: int, filler: float) -> Array:

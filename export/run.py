@@ -132,12 +132,12 @@ class _Job:
         model = checkpoints.load_florence2(checkpoint)
         processor = florence2_facts.load_processor(checkpoint)
         image = florence2_facts.read_image(processor)
-        vision, text_encoder, decoder = florence2.graphs(model, image.height, image.width)
+        vision, text_encoder, decoder = florence2.graphs(model, image)
         features = vision.tensor("image_features").dims
         manifest = florence2_facts.read_manifest(
             checkpoint, model, processor, features[1], self.precision, self.decoder_weights, self.opset
         )
-        reference = florence2_checks.Reference(model, image.height, image.width)
+        reference = florence2_checks.Reference(model, image)
         self._took(f"Florence-2 {checkpoint.source.checkpoint}: loaded", started)
         rows = self._write(vision, stage, reference.vision_cases(), self.precision)
         rows += self._write(text_encoder, stage, reference.text_encoder_cases(), self.precision)
@@ -157,7 +157,7 @@ class _Job:
         self.leaves.append("florence2_vision_encoder")
         configs.rewrite(
             stage / "florence2_vision_encoder",
-            {"pixel_values": vision.tensor("pixel_values").dims[1:], "image_features": features[1:]},
+            {"pixels": vision.tensor("pixels").dims[1:], "image_features": features[1:]},
         )
         configs.rewrite(stage / "florence2", {"image_features": (1, *features[1:])})
 
@@ -165,10 +165,11 @@ class _Job:
         started = time.perf_counter()
         checkpoint = checkpoints.find_checkpoint(folder_or_id)
         model = checkpoints.load_sam2(checkpoint)
-        encoder, decoder = sam2.graphs(model)
+        image = sam2_facts.read_image(checkpoint, model)
+        encoder, decoder = sam2.graphs(model, image)
         logits = decoder.tensor("mask_logits").dims
-        manifest = sam2_facts.read_manifest(checkpoint, model, logits[-1], self.precision, self.opset)
-        reference = sam2_checks.Reference(model)
+        manifest = sam2_facts.read_manifest(checkpoint, image, logits[-1], self.precision, self.opset)
+        reference = sam2_checks.Reference(model, image)
         self._took(f"SAM2 {checkpoint.source.checkpoint}: loaded", started)
         rows = self._write(encoder, stage, reference.encoder_cases(), self.precision)
         rows += self._write(decoder, stage, reference.decoder_cases(self.precision), self.precision)
@@ -181,7 +182,7 @@ class _Job:
             stage / "sam2_mask_decoder",
             {tensor.name: tensor.dims for tensor in (*decoder.inputs, *decoder.outputs)},
         )
-        configs.rewrite(stage / "sam2_preprocess", {"pixel_values": (1, *leaf["pixel_values"])})
+        configs.rewrite(stage / "sam2_preprocess", {"pixels": (1, *leaf["pixels"])})
         configs.rewrite(stage / "sam2_postprocess", {"mask_logits": logits})
 
     def _write(

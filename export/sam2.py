@@ -15,8 +15,10 @@ from torch import nn
 from transformers import Sam2Model
 
 from florence2_sam2.export.graphs import Graph, Tensor
+from florence2_sam2.export.normalisation import Normalisation
 from florence2_sam2.export.sam2_two_way import TokensToImage, TwoWayLayer
 from florence2_sam2.export.sam2_upscaling import Upscaling, unblocked
+from florence2_sam2.server.manifest import ImageSpec
 
 IMAGE_ENCODER = "sam2_image_encoder/1/model.onnx"
 MASK_DECODER = "sam2_mask_decoder/1/model.onnx"
@@ -50,28 +52,28 @@ def stretching(count: int, size: int) -> torch.Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """`pixel_values` FP32 [B,3,S,S] → image embedding with `no_memory_embedding` added, and the two finer maps."""
+    """`pixels` UINT8 [B,3,S,S] → image embedding with `no_memory_embedding` added, and the two finer maps."""
 
     backbone: Any
     neck: Any
     position: Any
     no_memory_embedding: Any
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, image: ImageSpec) -> None:
         super().__init__()
+        self.normalisation = Normalisation(image)
         self.backbone = model.vision_encoder.backbone
         self.neck = model.vision_encoder.neck
         self.levels = model.vision_encoder.num_feature_levels
         self.conv_s0 = model.mask_decoder.conv_s0
         self.conv_s1 = model.mask_decoder.conv_s1
         self.no_memory_embedding = nn.Buffer(model.no_memory_embedding.detach().reshape(1, -1, 1, 1))
-        size = model.config.prompt_encoder_config.image_size
         with torch.no_grad():
-            patches = self.backbone.patch_embed(torch.zeros(1, 3, size, size))
+            patches = self.backbone.patch_embed(torch.zeros(1, 3, image.height, image.width))
         self.position = BackbonePosition(self.backbone, *patches.shape[1:3])
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        hidden = self.backbone.patch_embed(pixel_values) + self.position()
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = self.backbone.patch_embed(self.normalisation(pixels)) + self.position()
         stages = []
         for index, block in enumerate(self.backbone.blocks):
             hidden = block(hidden)
@@ -189,13 +191,12 @@ class MaskDecoder(nn.Module):
         return unblocked(mask, height, width, doublings=2), score
 
 
-def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
-    """The two graphs of `model`, for pictures of the size that its configuration names."""
-    configuration: Any = model.config
-    size = configuration.prompt_encoder_config.image_size
+def graphs(model: Sam2Model, image: ImageSpec) -> tuple[Graph, Graph]:
+    """The two graphs of `model`, for pictures of `image`'s normalisation and size, which is the model's own."""
+    size = image.height
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(1, 3, size, size, generator=generator)
-    encoder = ImageEncoder(model)
+    pixels = torch.randint(256, (1, 3, size, size), generator=generator, dtype=torch.uint8)
+    encoder = ImageEncoder(model, image)
     with torch.no_grad():
         maps = encoder(pixels)
     names = ("image_embeddings", "high_res_features_0", "high_res_features_1")
@@ -205,9 +206,10 @@ def graphs(model: Sam2Model) -> tuple[Graph, Graph]:
         Graph(
             IMAGE_ENCODER,
             encoder,
-            (Tensor("pixel_values", ("batch", 3, size, size)),),
+            (Tensor("pixels", ("batch", 3, size, size)),),
             tuple(Tensor(name, ("batch", *value.shape[1:])) for name, value in zip(names, maps, strict=True)),
             (pixels,),
+            float32_scopes=("normalisation",),
             fusible=True,
         ),
         Graph(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,8 @@ from transformers import Sam2Model
 from florence2_sam2.export.checks import Array, Case
 from florence2_sam2.export.florence2_checks import smooth_noise
 from florence2_sam2.export.graphs import Precision
+from florence2_sam2.export.normalisation import normalised
+from florence2_sam2.server.manifest import ImageSpec
 
 _MAPS = ("high_res_features_0", "high_res_features_1", "image_embeddings")  # in transformers' order
 
@@ -25,20 +26,20 @@ _SCORE_ERROR: dict[Precision, float] = {"fp32": 1e-6, "fp16": 2e-3}
 class Reference:
     """transformers' SAM2 on one seeded set of pictures and boxes."""
 
-    def __init__(self, model: Sam2Model, seed: int = 1) -> None:
+    def __init__(self, model: Sam2Model, image: ImageSpec, seed: int = 1) -> None:
         self.model = model
-        prompt: Any = model.config.prompt_encoder_config
-        self.size: int = prompt.image_size
+        self.size = image.height
         self.random = np.random.default_rng(seed)
-        self.pixels = torch.from_numpy(smooth_noise(self.random, 3, self.size, self.size))
-        self.maps = [model.get_image_embeddings(picture[None]) for picture in self.pixels]
+        self.pixels = smooth_noise(self.random, 3, image)
+        values = torch.from_numpy(normalised(self.pixels, image))
+        self.maps = [model.get_image_embeddings(picture[None]) for picture in values]
 
     def encoder_cases(self) -> Iterator[Case]:
         for batch in (1, 2):  # the exporter has seen 1
             stacked = [torch.cat(level).numpy() for level in zip(*self.maps[:batch], strict=True)]
             yield Case(
                 f"batch {batch}",
-                {"pixel_values": self.pixels[:batch].numpy()},
+                {"pixels": self.pixels[:batch]},
                 dict(zip(_MAPS, stacked, strict=True)),
             )
 

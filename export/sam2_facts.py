@@ -46,13 +46,13 @@ def read_image(checkpoint: Checkpoint, model: Sam2Model) -> ImageSpec:
 
 
 def read_manifest(
-    checkpoint: Checkpoint, model: Sam2Model, mask_size: int, precision: Precision, opset: int
+    checkpoint: Checkpoint, image: ImageSpec, mask_size: int, precision: Precision, opset: int
 ) -> Sam2:
     """The manifest without files and parity."""
     return Sam2(
         source=checkpoint.source,
         precision=precision,
         opset=opset,
-        image=read_image(checkpoint, model),
+        image=image,
         mask_size=mask_size,
     )

@@ -13,10 +13,12 @@ from florence2_sam2.server.triton.sync_model import SyncModel
 from florence2_sam2.server.triton.tensors import array_input, array_output, required
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, NodeArg
     from triton_python_backend_utils import InferenceRequest, Tensor
 
 MODEL_FILE = "model.onnx"
+# Of the leaf models' inputs, as onnxruntime names them.
+TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class LeafError(Exception):
@@ -33,13 +35,14 @@ class OnnxModel(SyncModel):
         have = sorted(node.name for node in self._session.get_inputs() + self._session.get_outputs())
         if have != sorted(self._inputs + self._outputs):
             raise LeafError(f"{self.name}: {MODEL_FILE} has the tensors {', '.join(have)}, unlike its config")
-        self._ranks = {node.name: len(node.shape) for node in self._session.get_inputs()}
+        self._taken = {
+            node.name: (self._type(node), [None] * len(node.shape)) for node in self._session.get_inputs()
+        }
 
     def answer(self, request: InferenceRequest) -> list[Tensor]:
         feeds: dict[str, Any] = {}
         for name in self._inputs:
-            array = array_input(request, name, np.float32, [None] * self._ranks[name])
-            feeds[name] = required(array, name)
+            feeds[name] = required(array_input(request, name, *self._taken[name]), name)
             if not feeds[name].size:
                 raise InvalidRequest(name, "is empty")
         arrays = self.session_for(request).run(self._outputs, feeds)
@@ -48,6 +51,11 @@ class OnnxModel(SyncModel):
     def session_for(self, request: InferenceRequest) -> InferenceSession:
         """Which of its sessions runs the request."""
         return self._session
+
+    def _type(self, node: NodeArg) -> type[Any]:
+        if node.type not in TYPES:
+            raise LeafError(f"{self.name}: {node.name} of {MODEL_FILE} is a {node.type}: export again")
+        return TYPES[node.type]
 
 
 class EncoderModel(OnnxModel):
@@ -71,10 +79,11 @@ class EncoderModel(OnnxModel):
 
     def _gives_the_same(self, session: InferenceSession) -> bool:
         noise = np.random.default_rng(0)
-        shapes = {
-            node.name: [side if isinstance(side, int) else 1 for side in node.shape]
+        feeds = {
+            node.name: noise.integers(
+                256, size=[side if isinstance(side, int) else 1 for side in node.shape], dtype=np.uint8
+            )
             for node in session.get_inputs()
         }
-        feeds = {name: noise.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
         pairs = zip(self._session.run(None, feeds), session.run(None, feeds), strict=True)
         return all(np.array_equal(one, other) for one, other in pairs)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 PLAN = "model.plan"  # TensorRT's form of a leaf model's model.onnx
-FORMAT = 2  # raised when a server can no longer use what was exported before
+FORMAT = 3  # raised when a server can no longer use what was exported before
 
 
 class ManifestError(Exception):
@@ -25,7 +25,8 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a picture becomes `pixel_values` FP32 [3, height, width]: resize (aspect ignored), /255, (x - mean) / std."""
+    """How a picture becomes an encoder's `pixels` UINT8 [3, height, width]: resized, the aspect ignored. The encoder's
+    graph itself makes (x / 255 - mean) / std of them."""
 
     height: int
     width: int

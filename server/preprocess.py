@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,36 +10,18 @@ from florence2_sam2.server.manifest import ImageSpec
 from florence2_sam2.server.resize import resize_bilinear
 
 
-def to_pixel_values(rgb: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
-    """A picture uint8 [H, W, 3], RGB, as float32 [1, 3, spec.height, spec.width], contiguous.
+def to_pixels(rgb: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """A picture uint8 [H, W, 3], RGB, as uint8 [1, 3, spec.height, spec.width], contiguous.
 
-    Resized antialiased with the aspect ignored, then (x / 255 - mean) / std for each channel, computed as one
-    multiplication and one addition in float32.
-    """
-    planes = _resized(rgb, spec)
-    mean = np.array(spec.mean, np.float64)
-    std = np.array(spec.std, np.float64)
-    scale = (1 / (255 * std)).astype(np.float32)
-    shift = (-mean / std).astype(np.float32)
-    values = np.empty((1, 3, spec.height, spec.width), np.float32)
-    for channel, plane in enumerate(planes):
-        out = values[0, channel]
-        np.multiply(plane, scale[channel], out=out)
-        out += shift[channel]
-    return values
-
-
-def _resized(rgb: NDArray[np.uint8], spec: ImageSpec) -> Sequence[NDArray[np.uint8]]:
-    """The three planes uint8 [height, width], by the kernel of the checkpoint's own processor.
-
-    Florence-2's is Pillow's bicubic, SAM2's is torchvision's bilinear.
+    Resized antialiased with the aspect ignored, by the kernel of the checkpoint's own processor: Florence-2's is
+    Pillow's bicubic, SAM2's is torchvision's bilinear. Both give bytes. The encoder's graph normalises them.
     """
     if spec.resample == "bilinear":
-        return list(resize_bilinear(rgb, spec.width, spec.height))
+        return resize_bilinear(rgb, spec.width, spec.height)[None]
     image = Image.fromarray(rgb)
     if image.size != (spec.width, spec.height):
         image = image.resize((spec.width, spec.height), Image.Resampling.BICUBIC)
-    return [np.asarray(plane) for plane in image.split()]
+    return np.stack([np.asarray(plane) for plane in image.split()])[None]
 
 
 def to_model_frame(

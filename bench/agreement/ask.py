@@ -14,7 +14,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2, Florence2Answer
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.onnx_session import CPU, open_session
-from florence2_sam2.server.preprocess import to_pixel_values
+from florence2_sam2.server.preprocess import to_pixels
 from florence2_sam2.training.scenes import Scene
 
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"
@@ -38,9 +38,7 @@ def image_features(repository: Path, scenes: Sequence[Scene]) -> Features:
     """What the export's vision encoder makes of the scenes, each FP32 [T, D]."""
     image = manifest.read_florence2(repository).image
     session = open_session(repository / "florence2_vision_encoder" / "1" / "model.onnx", providers=[CPU])
-    return [
-        session.run(None, {"pixel_values": to_pixel_values(scene.image, image)})[0][0] for scene in scenes
-    ]
+    return [session.run(None, {"pixels": to_pixels(scene.image, image)})[0][0] for scene in scenes]
 
 
 def written(repository: Path, scenes: Sequence[Scene], features: Features, beams: int) -> list[Written]:

@@ -26,7 +26,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import CPU, open_session
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 
 Array = NDArray[Any]
 
@@ -57,8 +57,8 @@ def compare(fp32: Path, fp16: Path, rgb: NDArray[np.uint8], seed: int = 0) -> li
 
 def _vision(fp32: Path, fp16: Path, rgb: NDArray[np.uint8]) -> tuple[list[Row], Array]:
     file = "florence2_vision_encoder/1/model.onnx"
-    pixels = to_pixel_values(rgb, manifest.read_florence2(fp32).image)
-    wide, narrow = _both(fp32, fp16, file, {"pixel_values": pixels})
+    pixels = to_pixels(rgb, manifest.read_florence2(fp32).image)
+    wide, narrow = _both(fp32, fp16, file, {"pixels": pixels})
     cosine = _cosine(wide["image_features"], narrow["image_features"])
     row = _row(file, "image_features", wide, narrow, f"cosine {cosine:.6f}")
     return [row], wide["image_features"]
@@ -121,8 +121,8 @@ def _decoder(fp32: Path, fp16: Path, cross: dict[str, Array]) -> list[Row]:
 
 def _sam2_encoder(fp32: Path, fp16: Path, rgb: NDArray[np.uint8]) -> tuple[list[Row], dict[str, Array]]:
     file = "sam2_image_encoder/1/model.onnx"
-    pixels = to_pixel_values(rgb, manifest.read_sam2(fp32).image)
-    wide, narrow = _both(fp32, fp16, file, {"pixel_values": pixels})
+    pixels = to_pixels(rgb, manifest.read_sam2(fp32).image)
+    wide, narrow = _both(fp32, fp16, file, {"pixels": pixels})
     return [
         _row(file, name, wide, narrow, f"cosine {_cosine(wide[name], narrow[name]):.6f}") for name in wide
     ], wide

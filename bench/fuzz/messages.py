@@ -170,12 +170,12 @@ class Messages:
             "no_model",
         )
         request = pb.ModelInferRequest(model_name=self._random.choice(leaves))
-        name = self._random.choice(["pixel_values", "boxes", "mask_logits", "image_size", "x"])
+        name = self._random.choice(["pixels", "boxes", "mask_logits", "image_size", "x"])
         shape = [self._random.choice([0, 1, 2, 3, 4, 8]) for _ in range(self._random.randrange(5))]
-        size = 4
+        datatype, size = ("UINT8", 1) if name == "pixels" else ("FP32", 4)
         for length in shape:
             size *= length
-        _add(request, name, "FP32", shape, self._bytes(size))
+        _add(request, name, datatype, shape, self._bytes(size))
         return request
 
     # -- what is done to them

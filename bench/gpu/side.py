@@ -19,7 +19,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.onnx_session import device_of, open_session
-from florence2_sam2.server.preprocess import to_pixel_values
+from florence2_sam2.server.preprocess import to_pixels
 
 ENCODERS = {"vision encoder": "florence2_vision_encoder", "SAM2 image encoder": "sam2_image_encoder"}
 FEATURES = "features"
@@ -89,7 +89,7 @@ class Side:
         folder = manifest.version_folder(self._repository, "florence2")
         spec = manifest.Florence2.read(folder)
         rgb = decoded(picture)
-        pixels = {"pixel_values": to_pixel_values(rgb, spec.image)}
+        pixels = {"pixels": to_pixels(rgb, spec.image)}
         vision = manifest.version_folder(self._repository, "florence2_vision_encoder") / "model.onnx"
         features = _run(vision, pixels)["image_features"]
         return Florence2(folder, spec, max_rows=beams), features, (rgb.shape[1], rgb.shape[0])

@@ -85,8 +85,8 @@ def repository_work(florence2: Path, sam2: Path) -> dict[str, Any]:
     masks = leaf(sam2, "sam2_mask_decoder")
     maps = {name: normal(*shape) for name, shape in _fixed_inputs(masks).items()}
     corners = np.tile(np.array([[0.2, 0.2, 0.7, 0.7]], np.float32) * side.height, (BOXES, 1))
-    seen = {"pixel_values": normal(1, 3, image.height, image.width)}
-    framed = {"pixel_values": normal(1, 3, side.height, side.width)}
+    seen = {"pixels": np.zeros((1, 3, image.height, image.width), np.uint8)}
+    framed = {"pixels": np.zeros((1, 3, side.height, side.width), np.uint8)}
     parts: list[tuple[str, Path, Feeds, int]] = [
         ("vision encoder", leaf(florence2, "florence2_vision_encoder"), seen, 1),
         ("text encoder, caption", folder / TEXT_ENCODER, prompt(caption), 1),

@@ -22,7 +22,7 @@ from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.decoder import DECODER, TEXT_ENCODER, Decoder
 from florence2_sam2.server.generation.embedding import embeddings
 from florence2_sam2.server.onnx_session import open_session, threads_alone
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.candidates import (
     Candidate,
     drop_degenerate,
@@ -73,14 +73,14 @@ class Components:
         rgb = decoded(picture)
         height, width = rgb.shape[:2]
         vision = self._leaf("florence2_vision_encoder")
-        pixels = {"pixel_values": to_pixel_values(rgb, self._spec.image)}
+        pixels = {"pixels": to_pixels(rgb, self._spec.image)}
         features = _run(vision, pixels)["image_features"]
         self._write(features, (width, height))
         boxes = boxes_for(self._caption, width, height) if fixed_boxes else self._boxes
         if not boxes:
             raise ValueError("no box of this picture reaches SAM2: take another picture")
         sam2 = self._leaf("sam2_image_encoder")
-        sam2_pixels = {"pixel_values": to_pixel_values(rgb, self._sam2.image)}
+        sam2_pixels = {"pixels": to_pixels(rgb, self._sam2.image)}
         maps = _run(sam2, sam2_pixels)
         placed = to_model_frame(np.array(boxes, np.float32), width, height, self._sam2.image)
         text_encoder, embedding = self._folder / TEXT_ENCODER, embeddings(self._folder)[0]

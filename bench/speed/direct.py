@@ -25,7 +25,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.onnx_session import open_session
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
     Floats,
     Generated,
@@ -67,10 +67,8 @@ class DirectModels:
         self._calls = ThreadPoolExecutor(8, "calls")
 
     async def image_features(self, picture: Pixels) -> Floats:
-        pixel_values = await self._run(to_pixel_values, picture, self._spec.image)
-        (features,) = await self._infer(
-            "florence2_vision_encoder", ["image_features"], {"pixel_values": pixel_values}
-        )
+        pixels = await self._run(to_pixels, picture, self._spec.image)
+        (features,) = await self._infer("florence2_vision_encoder", ["image_features"], {"pixels": pixels})
         return features
 
     async def generate(
@@ -94,8 +92,8 @@ class DirectModels:
         return Generated(answer.text, tuple(regions), tuple(answer.warnings))
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
-        pixel_values = await self._run(to_pixel_values, picture, self._sam2.image)
-        return Sam2Features(*await self._infer("sam2_image_encoder", MAPS, {"pixel_values": pixel_values}))
+        pixels = await self._run(to_pixels, picture, self._sam2.image)
+        return Sam2Features(*await self._infer("sam2_image_encoder", MAPS, {"pixels": pixels}))
 
     async def masks(
         self, features: Sam2Features, boxes: Floats, size: tuple[int, int]

@@ -12,7 +12,7 @@ import numpy as np
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
     Floats,
     Generated,
@@ -63,10 +63,10 @@ class TritonModels:
         self._answers.clear()
 
     async def image_features(self, picture: Pixels) -> Floats:
-        pixel_values = await self._run(to_pixel_values, picture, self._florence2.image)
+        pixels = await self._run(to_pixels, picture, self._florence2.image)
         answer = await bls.call(
             "florence2_vision_encoder",
-            {"pixel_values": pixel_values},
+            {"pixels": pixels},
             ["image_features"],
             alone=self._is_alone(),
         )
@@ -110,9 +110,9 @@ class TritonModels:
         )
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
-        pixel_values = await self._run(to_pixel_values, picture, self._sam2.image)
+        pixels = await self._run(to_pixels, picture, self._sam2.image)
         answer = await bls.call_for_tensors(
-            "sam2_image_encoder", {"pixel_values": pixel_values}, MAPS, alone=self._is_alone()
+            "sam2_image_encoder", {"pixels": pixels}, MAPS, alone=self._is_alone()
         )
         features = Sam2Features(*(owned(answer[name].as_numpy()) for name in MAPS))
         self._answers.keep(features, answer)

@@ -36,13 +36,13 @@ def direct(model: str, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]
     return dict(zip([node.name for node in session.get_outputs()], session.run(None, feeds), strict=True))
 
 
-def pixels(model: str, batch: int, seed: int = 0) -> NDArray[np.float32]:
+def pixels(model: str, batch: int, seed: int = 0) -> NDArray[np.uint8]:
     spec = ENCODERS[model]
-    return np.random.default_rng(seed).normal(size=(batch, 3, spec.height, spec.width)).astype(np.float32)
+    return np.random.default_rng(seed).integers(256, size=(batch, 3, spec.height, spec.width), dtype=np.uint8)
 
 
 def maps() -> dict[str, NDArray[np.float32]]:
-    return direct("sam2_image_encoder", {"pixel_values": pixels("sam2_image_encoder", 1)})
+    return direct("sam2_image_encoder", {"pixels": pixels("sam2_image_encoder", 1)})
 
 
 def boxes(count: int) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def refused(server: EmbeddedServer, model: str, inputs: dict[str, NDArray[Any]])
 @pytest.mark.parametrize("model", ENCODERS)
 @pytest.mark.parametrize("batch", [1, 2])
 def test_an_encoder(server: EmbeddedServer, model: str, batch: int) -> None:
-    feeds = {"pixel_values": pixels(model, batch)}
+    feeds = {"pixels": pixels(model, batch)}
     answer = infer(server.grpc_address, model, feeds)
     expected = direct(model, feeds)
     assert set(answer) == set(expected)
@@ -85,8 +85,17 @@ def test_no_boxes_never_reach_the_graph(server: EmbeddedServer) -> None:
 
 @pytest.mark.parametrize("model", ENCODERS)
 def test_a_wrong_shape_is_the_callers_mistake(server: EmbeddedServer, model: str) -> None:
-    assert "pixel_values" in refused(server, model, {"pixel_values": np.zeros((1, 3, 7, 7), np.float32)})
-    assert "batch" in refused(server, model, {"pixel_values": pixels(model, 9)})
+    assert "pixels" in refused(server, model, {"pixels": np.zeros((1, 3, 7, 7), np.uint8)})
+    assert "batch" in refused(server, model, {"pixels": pixels(model, 9)})
+
+
+@pytest.mark.parametrize("model", ENCODERS)
+def test_normalised_values_are_not_taken_for_pixels(server: EmbeddedServer, model: str) -> None:
+    spec = ENCODERS[model]
+    values = np.zeros((1, 3, spec.height, spec.width), np.float32)
+    message = refused(server, model, {"pixels": values})
+    assert "pixels" in message
+    assert "UINT8" in message
 
 
 def test_a_missing_input_is_named(server: EmbeddedServer) -> None:

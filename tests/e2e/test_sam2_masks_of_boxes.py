@@ -15,7 +15,7 @@ from florence2_sam2.postprocess.masks import upsample_mask
 from florence2_sam2.server import manifest
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.manifest import packaged_repository
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.sam2_steps import MAX_MASK_BYTES, full_size_masks
 
 pytestmark = pytest.mark.server
@@ -33,7 +33,7 @@ def by_hand(pixels: NDArray[np.uint8], boxes: NDArray[np.float32]) -> tuple[NDAr
         for model in ("sam2_image_encoder", "sam2_mask_decoder")
     )
     names = [node.name for node in encoder.get_outputs()]
-    maps = dict(zip(names, encoder.run(names, {"pixel_values": to_pixel_values(pixels, SPEC)}), strict=True))
+    maps = dict(zip(names, encoder.run(names, {"pixels": to_pixels(pixels, SPEC)}), strict=True))
     frame = to_model_frame(boxes, width, height, SPEC)
     logits, scores = decoder.run(["mask_logits", "scores"], {**maps, "boxes": frame})
     return np.stack([upsample_mask(row, width, height).full() for row in logits]), scores

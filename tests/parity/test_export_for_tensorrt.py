@@ -37,8 +37,11 @@ def graphs(small_checkpoints: Path) -> dict[str, Graph]:
         small_checkpoints / "florence2", dtype=torch.float32
     )
     segmenter = Sam2Model.from_pretrained(small_checkpoints / "sam2", dtype=torch.float32)
-    vision, _, _ = florence2.graphs(captioner, 384, 384)
-    return {graph.file: graph for graph in (vision, *sam2.graphs(segmenter))}
+    repository = manifest.packaged_repository()
+    vision, _, _ = florence2.graphs(captioner, manifest.read_florence2(repository).image)
+    return {
+        graph.file: graph for graph in (vision, *sam2.graphs(segmenter, manifest.read_sam2(repository).image))
+    }
 
 
 @pytest.mark.parametrize(

@@ -71,8 +71,8 @@ def test_the_tolerance_is_narrow(exported: Exported, small_checkpoints: Path, tm
     checkpoint = checkpoints.find_checkpoint(str(small_checkpoints / "florence2"))
     model = checkpoints.load_florence2(checkpoint)
     image = florence2_facts.read_image(florence2_facts.load_processor(checkpoint))
-    graph = florence2.graphs(model, image.height, image.width)[2]
-    cases = list(florence2_checks.Reference(model, image.height, image.width).decoder_cases())
+    graph = florence2.graphs(model, image)[2]
+    cases = list(florence2_checks.Reference(model, image).decoder_cases())
     assert all(row.passed for row in check_graph(graph, exported.repository / DECODER, cases, "int8"))
     coarse = onnx.load(exported.repository / DECODER)
     for tensor in coarse.graph.initializer:

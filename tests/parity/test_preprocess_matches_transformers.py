@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from florence2_sam2.server.manifest import ImageSpec
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 
 pytestmark = pytest.mark.parity
 
@@ -27,6 +27,15 @@ def pictures(shape: tuple[int, int]) -> list[NDArray[np.uint8]]:
     coarse = rng.integers(0, 256, (5, 7, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return [rng.integers(0, 256, (height, width, 3), np.uint8), np.asarray(smooth)]
+
+
+def values(picture: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.float32]:
+    """What the first step of an encoder's graph makes of the server's pixels."""
+    import torch
+
+    from florence2_sam2.export.normalisation import Normalisation
+
+    return Normalisation(spec)(torch.from_numpy(to_pixels(picture, spec))).numpy()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -45,7 +54,7 @@ def test_florence2_pixel_values_equal_the_processors(shape: tuple[int, int], sid
     spec = ImageSpec(side, side, MEAN, STD, "bicubic")
     for picture in pictures(shape):
         wanted = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
-        assert np.abs(to_pixel_values(picture, spec) - wanted).max() <= 1e-6
+        assert np.abs(values(picture, spec) - wanted).max() <= 1e-6
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -61,7 +70,7 @@ def test_sam2_pixel_values_are_the_processors(shape: tuple[int, int]) -> None:
         )
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         wanted = ((resized.float() / 255 - mean) / std).numpy()
-        assert np.abs(to_pixel_values(picture, spec) - wanted).max() <= 1e-5
+        assert np.abs(values(picture, spec) - wanted).max() <= 1e-5
 
 
 def test_boxes_equal_the_processors() -> None:

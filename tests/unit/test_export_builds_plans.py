@@ -107,9 +107,9 @@ def test_trtexec_is_asked_for_the_shapes_of_the_config(machine: Machine, exporte
     ]
     vision, image, masks = built
     assert [vision[f"--{which}Shapes"] for which in ("min", "opt", "max")] == [
-        f"pixel_values:{batch}x3x384x384" for batch in (1, 4, 8)
+        f"pixels:{batch}x3x384x384" for batch in (1, 4, 8)
     ]
-    assert image["--maxShapes"] == "pixel_values:8x3x640x640"
+    assert image["--maxShapes"] == "pixels:8x3x640x640"
     maps = "image_embeddings:1x128x40x40,high_res_features_0:1x16x160x160,high_res_features_1:1x32x80x80"
     assert [masks[f"--{which}Shapes"] for which in ("min", "opt", "max")] == [
         f"{maps},boxes:{boxes}x4" for boxes in (1, 8, 64)

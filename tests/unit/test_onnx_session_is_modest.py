@@ -18,10 +18,10 @@ def resident():
 
 session = open_session(Path(sys.argv[1]), intra_op_threads=1)
 shape = [1, *session.get_inputs()[0].shape[1:]]
-pixels, seen = np.zeros(shape, np.float32), []
+pixels, seen = np.zeros(shape, np.uint8), []
 before = resident()
 for _ in range(3):
-    session.run(None, {"pixel_values": pixels})
+    session.run(None, {"pixels": pixels})
     seen.append(resident() - before)
 print(json.dumps(seen))
 """

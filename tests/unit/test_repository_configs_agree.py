@@ -54,7 +54,11 @@ TENSORRT_PARAMETERS = {
     "trt_timing_cache_enable",
     "trt_timing_cache_path",
 }
-ONNX_TYPES = {"tensor(float)": model_config_pb2.TYPE_FP32, "tensor(float16)": model_config_pb2.TYPE_FP16}
+ONNX_TYPES = {
+    "tensor(float)": model_config_pb2.TYPE_FP32,
+    "tensor(float16)": model_config_pb2.TYPE_FP16,
+    "tensor(uint8)": model_config_pb2.TYPE_UINT8,
+}
 
 
 def parse(model: str, form: str = "config.pbtxt") -> Any:
@@ -180,8 +184,8 @@ def test_the_sizes_are_the_manifests() -> None:
     assert list(vision.output[0].dims) == features
     assert tensors(parse("florence2").input)["image_features"][1] == (1, *features)
     frame = (3, sam2.image.height, sam2.image.width)
-    assert tensors(parse("sam2_image_encoder").input)["pixel_values"][1] == frame
-    assert tensors(parse("sam2_preprocess").output)["pixel_values"][1] == (1, *frame)
+    assert tensors(parse("sam2_image_encoder").input)["pixels"][1] == frame
+    assert tensors(parse("sam2_preprocess").output)["pixels"][1] == (1, *frame)
     logits = (-1, sam2.mask_size, sam2.mask_size)
     assert tensors(parse("sam2_mask_decoder").output)["mask_logits"][1] == logits
     assert tensors(parse("sam2_postprocess").input)["mask_logits"][1] == logits

@@ -15,7 +15,7 @@ def run(bench: Bench) -> Result:
     bench.stop_reference()
     bench.server(memory_bytes=0)
     plain, streamed, caption, alone = [], [], [], []
-    for number, picture in enumerate(bench.pictures(2 + bench.times(30, 6, 2), FIRST)):
+    for number, picture in enumerate(bench.pictures(2 + bench.times(20, 6, 2), FIRST)):
         # In turns, and from another one each time, so that none has the others' place.
         calls = [bench.segment, bench.stream, bench.caption]
         seconds = {}

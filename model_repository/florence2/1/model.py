@@ -14,7 +14,7 @@ from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import parse_options
 from florence2_sam2.server.inputs.pictures import decode_picture
-from florence2_sam2.server.preprocess import to_pixel_values
+from florence2_sam2.server.preprocess import to_pixels
 from florence2_sam2.server.priority import give_way
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.triton import bls, tensors
@@ -109,10 +109,10 @@ class TritonPythonModel(AsyncModel):
         if size is not None:
             raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
-        pixel_values = await self.in_pool(to_pixel_values, picture, self.spec.image)
+        pixels = await self.in_pool(to_pixels, picture, self.spec.image)
         encoded = await bls.call(
             "florence2_vision_encoder",
-            {"pixel_values": pixel_values},
+            {"pixels": pixels},
             ["image_features"],
             alone=self.is_alone(),
         )

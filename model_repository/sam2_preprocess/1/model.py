@@ -4,7 +4,7 @@ import numpy as np
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.inputs.pictures import decode_picture
-from florence2_sam2.server.preprocess import to_model_frame, to_pixel_values
+from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.sam2_steps import check_boxes
 from florence2_sam2.server.settings import Settings
 from florence2_sam2.server.triton import tensors
@@ -23,7 +23,7 @@ class TritonPythonModel(SyncModel):
         picture = decode_picture(image, self.settings, "image")
         height, width = picture.shape[:2]
         return [
-            tensors.array_output("pixel_values", to_pixel_values(picture, self.spec)),
+            tensors.array_output("pixels", to_pixels(picture, self.spec)),
             tensors.array_output("model_boxes", to_model_frame(boxes, width, height, self.spec)),
             tensors.array_output("image_size", np.array([width, height], np.int32)),
         ]
