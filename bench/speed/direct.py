@@ -34,6 +34,7 @@ from florence2_sam2.server.segment.models import (
     Region,
     Run,
     Sam2Features,
+    Sam2Maps,
     Tell,
     largest,
 )
@@ -93,11 +94,12 @@ class DirectModels:
 
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
         pixels = await self._run(to_pixels, picture, self._sam2.image)
-        return Sam2Features(*await self._infer("sam2_image_encoder", MAPS, {"pixels": pixels}))
+        return Sam2Maps(*await self._infer("sam2_image_encoder", MAPS, {"pixels": pixels}))
 
     async def masks(
         self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
     ) -> tuple[Floats, Floats]:
+        assert isinstance(features, Sam2Maps)
         feeds = dict(zip(MAPS, features.arrays(), strict=True))
         feeds["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
         logits, scores = await self._infer("sam2_mask_decoder", ["mask_logits", "scores"], feeds)

@@ -140,16 +140,34 @@ class GenerationOptions:
     priority: str = "interactive"
 
 
+class Sam2Features(Protocol):
+    """The image encoder's three maps of one picture, FP32 [1,C,h,w], wherever they lie: only the models that made them
+    look inside."""
+
+    @property
+    def nbytes(self) -> int:
+        """What keeping them takes of the memory for what pictures cost before."""
+        ...
+
+
 @dataclass(frozen=True)
-class Sam2Features:
-    """The image encoder's three maps of one picture, FP32 [1,C,h,w]."""
+class Sam2Maps:
+    """Features in memory of our own, read-only."""
 
     image_embeddings: Floats
     high_res_features_0: Floats
     high_res_features_1: Floats
 
+    def __post_init__(self) -> None:
+        for array in self.arrays():
+            array.setflags(write=False)
+
     def arrays(self) -> tuple[Floats, Floats, Floats]:
         return self.image_embeddings, self.high_res_features_0, self.high_res_features_1
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays())
 
 
 def largest(*images: ImageSpec) -> tuple[int, int]:

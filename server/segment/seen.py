@@ -88,14 +88,11 @@ class Seen:
         """SAM2's features of the picture, read-only."""
 
         async def work(_: Tell) -> Sam2Features:
-            features = await self._models.sam2_features(await self._pixels())
-            for array in features.arrays():
-                array.setflags(write=False)
-            return features
+            return await self._models.sam2_features(await self._pixels())
 
         if self._sam2_features is None:
             key = "sam2_features", self.picture.digest
-            self._sam2_features = await self._memory.recall(key, work, _sam2_bytes, self._priority)
+            self._sam2_features = await self._memory.recall(key, work, lambda f: f.nbytes, self._priority)
         return self._sam2_features
 
     def remembers_masks(self, boxes: Floats) -> bool:
@@ -126,10 +123,6 @@ class Seen:
 
     def _masks_key(self, boxes: Floats) -> Hashable:
         return "masks", self.picture.digest, np.ascontiguousarray(boxes, np.float32).tobytes()
-
-
-def _sam2_bytes(features: Sam2Features) -> int:
-    return sum(array.nbytes for array in features.arrays())
 
 
 def _generated_bytes(answer: Generated) -> int:

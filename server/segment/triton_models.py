@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from florence2_sam2.server.segment.models import (
     Region,
     Run,
     Sam2Features,
+    Sam2Maps,
     Tell,
     Written,
     largest,
@@ -39,16 +41,23 @@ ANSWERS_KEPT = 2
 class TritonModels:
     """Implements `Models` through BLS calls; resizing runs in worker threads."""
 
-    def __init__(self, repository: Path, run: Run, is_alone: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        run: Run,
+        is_alone: Callable[[], bool] = lambda: False,
+        features_on_gpu: bool = False,
+    ) -> None:
         """Read the manifests of the two checkpoints.
 
         Args:
             is_alone: whether one call only is under way.
+            features_on_gpu: whether SAM2's features stay in a GPU's memory for its mask decoder.
 
         Raises:
             ManifestError: a half of the repository is missing or damaged.
         """
-        self._run, self._is_alone = run, is_alone
+        self._run, self._is_alone, self._features_on_gpu = run, is_alone, features_on_gpu
         self._answers = _Answers()
         self._florence2 = manifest.read_florence2(repository)
         self._sam2 = manifest.read_sam2(repository)
@@ -112,21 +121,44 @@ class TritonModels:
     async def sam2_features(self, picture: Pixels) -> Sam2Features:
         pixels = await self._run(to_pixels, picture, self._sam2.image)
         answer = await bls.call_for_tensors(
-            "sam2_image_encoder", {"pixels": pixels}, MAPS, alone=self._is_alone()
+            "sam2_image_encoder",
+            {"pixels": pixels},
+            MAPS,
+            alone=self._is_alone(),
+            on_gpu=self._features_on_gpu,
         )
-        features = Sam2Features(*(owned(answer[name].as_numpy()) for name in MAPS))
+        if not all(tensor.is_cpu() for tensor in answer.values()):
+            return GpuMaps(answer)
+        features = Sam2Maps(*(owned(answer[name].as_numpy()) for name in MAPS))
         self._answers.keep(features, answer)
         return features
 
     async def masks(
         self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
     ) -> tuple[Floats, Floats]:
-        maps = self._answers.take(features) or {name: getattr(features, name) for name in MAPS}
+        maps: bls.Inputs
+        if isinstance(features, GpuMaps):
+            maps = features.tensors
+        else:
+            maps = self._answers.take(features) or {name: getattr(features, name) for name in MAPS}
         inputs = {**maps, "boxes": to_model_frame(boxes, *size, self._sam2.image)}
         answer = await bls.call(
             "sam2_mask_decoder", inputs, ["mask_logits", "scores"], alone=self._is_alone()
         )
         return answer["mask_logits"], answer["scores"]
+
+
+class GpuMaps:
+    """SAM2's features where its encoder left them in a GPU's memory, for as long as a call needs them.
+
+    The memory for what pictures cost before is the host's, and takes none of them: to encode a picture again costs a
+    GPU less than to bring the maps there and back.
+    """
+
+    nbytes = sys.maxsize
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
 
 
 class _Answers:

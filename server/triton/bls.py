@@ -110,14 +110,18 @@ async def call_for_tensors(
     outputs: Sequence[str],
     timeout: float | None = None,
     alone: bool = False,
+    on_gpu: bool = False,
 ) -> dict[str, Tensor]:
     """`call`, but the answer's tensors, which can be inputs of another call and then are not copied.
 
     They hold shared memory for as long as they live, which must not be longer than the model does.
-    `tensors.owned(tensor.as_numpy())` is what they say.
+    `tensors.owned(tensor.as_numpy())` is what they say. With `on_gpu` they are in the first GPU's memory where Triton
+    has one, whatever the other model runs on; then `as_numpy` cannot read them, and another call copies them within
+    the GPU, as often as they are handed on.
     """
+    parameters: dict[str, str | bool] = {ALONE: True} if alone else {}
     with records.span(model):
-        return await _call(model, inputs, outputs, timeout, {ALONE: True} if alone else {}, watched=True)
+        return await _call(model, inputs, outputs, timeout, parameters, watched=True, on_gpu=on_gpu)
 
 
 async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: str) -> NDArray[Any]:
@@ -137,6 +141,7 @@ async def _call(
     timeout: float | None,
     parameters: Mapping[str, str | bool],
     watched: bool,
+    on_gpu: bool = False,
 ) -> dict[str, Tensor]:
     """`watched`: whether it is noticed when the model stands still. Those of ours that answer much later tell of
     themselves, see health.py."""
@@ -146,7 +151,7 @@ async def _call(
         calls.end(model, watched)
 
     try:
-        running = _begin(model, inputs, outputs, parameters)
+        running = _begin(model, inputs, outputs, parameters, on_gpu)
     except BaseException:
         calls.end(model, watched)
         raise
@@ -159,9 +164,12 @@ def _begin(
     inputs: Inputs,
     outputs: Sequence[str],
     parameters: Mapping[str, str | bool],
+    on_gpu: bool = False,
 ) -> asyncio.Future[InferenceResponse]:
     import triton_python_backend_utils as pb_utils
 
+    # Where a GPU has computed the answer, Triton would leave it there, which `as_numpy` cannot read.
+    memory = pb_utils.TRITONSERVER_MEMORY_GPU if on_gpu else pb_utils.TRITONSERVER_MEMORY_CPU
     request = pb_utils.InferenceRequest(
         model_name=model,
         request_id=records.request_id() or "",
@@ -171,8 +179,7 @@ def _begin(
             for name, value in inputs.items()
         ],
         parameters={failures.BETWEEN_MODELS: True, **parameters},
-        # Where a GPU has computed the answer, Triton would leave it there, which `as_numpy` cannot read.
-        preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+        preferred_memory=pb_utils.PreferredMemory(memory, 0),
     )
     running: asyncio.Future[InferenceResponse] = asyncio.ensure_future(request.async_exec())
     return running

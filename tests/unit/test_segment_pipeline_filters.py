@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from florence2_sam2.server.errors import Cancelled
-from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Features, Written
+from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Maps, Written
 from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Outcome, Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
@@ -41,9 +41,9 @@ class DrawnModels:
             return Generated("A cat.", (), ("cut",))
         return Generated("", tuple(self.regions), ("cut",))
 
-    async def sam2_features(self, picture: np.ndarray) -> Sam2Features:
+    async def sam2_features(self, picture: np.ndarray) -> Sam2Maps:
         self.calls.append("sam2_features")
-        return Sam2Features(MAP, MAP, MAP)
+        return Sam2Maps(MAP, MAP, MAP)
 
     async def masks(self, features, boxes, size) -> tuple[np.ndarray, np.ndarray]:
         self.calls.append(f"masks {len(boxes)}")

@@ -20,7 +20,9 @@ NUMBERS = (*THRESHOLDS, "polygon_precision")
 class TritonPythonModel(AsyncModel):
     async def start(self):
         settings = Settings.from_environment()
-        models = self.models = TritonModels(self.repository, self.in_pool, lambda: self.segment.is_alone())
+        models = self.models = TritonModels(
+            self.repository, self.in_pool, lambda: self.segment.is_alone(), settings.features_on_gpu
+        )
         describe(self.metrics, settings, models.identities)
         self.segment = SegmentService(models, self.in_pool, settings, open_store(settings), self.metrics)
 
