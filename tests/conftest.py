@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 # Before torch is first imported: its threads wait for each other actively, and beside a server on the same cores a
 # small model then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is started in a shell's background ignores SIGINT, and so would all commands that tests start and stop with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing where all tests share two cores.
 hypothesis.settings.register_profile("shared cores", deadline=None)

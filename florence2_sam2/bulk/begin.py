@@ -53,6 +53,9 @@ class Options:
     ray_address: str | None = None
     fetch_here: bool = False
     url_rules: UrlRules = field(default_factory=UrlRules)
+    credentials: Mapping[str, Any] = field(
+        default_factory=dict, repr=False
+    )  # of the client, as it takes them
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,8 @@ def _asked(options: Options, settings: Mapping[str, Any]) -> Segmentation:
     Image.new("RGB", (64, 48), "grey").save(file, "PNG")
     servers = options.servers
     try:
-        asking = Segmenter(servers if len(servers) > 1 else servers[0], timeout=options.timeout)
+        where = servers if len(servers) > 1 else servers[0]
+        asking = Segmenter(where, timeout=options.timeout, **options.credentials)
     except ValueError as error:
         raise WrongUsage(f"--url: {error}") from None
     with asking as segmenter:

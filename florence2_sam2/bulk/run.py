@@ -134,6 +134,7 @@ def _do(
         options.in_flight,
         "client" if options.fetch_here else "server",
         options.url_rules,
+        options.credentials,
     )
     _save(folder, state)  # it must not tell of shards whose files have been taken away
     written = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ class Job:
         timeout: seconds for one call.
         patience: seconds that no server may answer.
         in_flight: the most calls of one worker at once.
+        credentials: options of the client; its files are there where workers run.
     """
 
     output: str
@@ -44,6 +45,7 @@ class Job:
     in_flight: int = 8
     fetch: Fetch = "server"
     url_rules: UrlRules = field(default_factory=UrlRules)
+    credentials: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class _Opened:
             retries=0,
             fetch=job.fetch,
             url_rules=job.url_rules,
+            **job.credentials,
         )
         settings: Any = job.plan.question.settings
 

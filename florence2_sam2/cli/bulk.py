@@ -15,9 +15,15 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from florence2_sam2.cli import call_settings
-from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
+from florence2_sam2.cli.address import (
+    DEFAULT_URL,
+    URL_VARIABLE,
+    add_credentials,
+    credentials,
+    default_url,
+    require_usable,
+)
 from florence2_sam2.cli.progress import Progress
-from florence2_sam2.client.connection import parse_address
 
 if TYPE_CHECKING:
     from florence2_sam2.bulk.begin import Options
@@ -87,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT,…",
         help="with --fetch-here: hosts to fetch from although private or on another port",
     )
+    add_credentials(parser)
     asked.add_argument(
         "--ray-address",
         metavar="ADDRESS",
@@ -211,6 +218,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         ray_address=arguments.ray_address,
         fetch_here=arguments.fetch_here,
         url_rules=arguments.url_allow or UrlRules(),
+        credentials=credentials(arguments),
     )
 
 
@@ -234,9 +242,9 @@ def _wrong_usage(arguments: argparse.Namespace) -> str | None:
     if arguments.normalized and (arguments.form == "coco" or arguments.merge):
         return "--normalized: COCO's coordinates are pixels"
     try:
-        parse_address(arguments.url or [default_url()])
+        require_usable(arguments.url or [default_url()], credentials(arguments))
     except ValueError as error:
-        return f"--url: {error}"
+        return str(error)
     return None
 
 

@@ -7,7 +7,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
+from florence2_sam2.cli.address import (
+    DEFAULT_URL,
+    URL_VARIABLE,
+    add_credentials,
+    credentials,
+    default_url,
+    require_usable,
+)
 from florence2_sam2.client import Segmenter, SegmenterError
 from florence2_sam2.client.connection import parse_address
 
@@ -35,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="where the page listens (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_credentials(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,11 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     if missing:
         return _complain(f"there is no file {missing[0]}", 2)
     try:
-        address = parse_address(arguments.url)
-        segmenter = Segmenter(arguments.url)
+        shown = credentials(arguments)
+        require_usable(arguments.url, shown)
     except ValueError as error:
-        return _complain(f"--url: {error}", 2)
-    with segmenter:
+        return _complain(str(error), 2)
+    address = parse_address(arguments.url)
+    with Segmenter(arguments.url, **shown) as segmenter:
         try:
             segmenter.wait_until_ready(timeout=2)
         except SegmenterError as error:

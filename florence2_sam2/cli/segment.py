@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import cast
 
 from florence2_sam2.cli import call_settings, sources
-from florence2_sam2.cli.address import DEFAULT_URL, URL_VARIABLE, default_url
+from florence2_sam2.cli.address import (
+    DEFAULT_URL,
+    URL_VARIABLE,
+    add_credentials,
+    credentials,
+    default_url,
+    require_usable,
+)
 from florence2_sam2.cli.results_file import ResultsError, form_of
 from florence2_sam2.cli.segment_files import wrong_usage
 from florence2_sam2.cli.segment_run import results_of, segment
@@ -57,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --fetch-here: hosts to fetch from although private or on another port",
     )
 
+    add_credentials(parser)
     found = call_settings.add_looking(parser)
     found.add_argument("--priority", choices=("interactive", "bulk"), help="bulk lets interactive calls pass")
     call_settings.add_keeping(parser)
@@ -102,14 +110,17 @@ def run(arguments: argparse.Namespace) -> int:
     if usage:
         return _complain(usage, code=2)
     try:
-        segmenter = Segmenter(
-            arguments.url,
-            timeout=arguments.timeout,
-            fetch="client" if arguments.fetch_here else "server",
-            url_rules=arguments.url_allow,
-        )
+        shown = credentials(arguments)
+        require_usable(arguments.url, shown)
     except ValueError as error:
-        return _complain(f"--url: {error}", code=2)
+        return _complain(str(error), code=2)
+    segmenter = Segmenter(
+        arguments.url,
+        timeout=arguments.timeout,
+        fetch="client" if arguments.fetch_here else "server",
+        url_rules=arguments.url_allow,
+        **shown,
+    )
     settings = _settings(arguments)
     with segmenter, ExitStack() as opened:
         try:

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,11 +16,13 @@ import proxy
 import pytest
 from calls import until
 from drawn import SCENE, segment
-from proxy import BEARER, CALLER, GENERATE, KEY, STREAM, WRONG_KEY, Proxy, Relay
+from proxy import BEARER, CALLER, GENERATE, KEY, STREAM, TLS, WRONG_KEY, Proxy, Relay
 from test_contract_over_http import BOX, ENCODED
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from florence2_sam2.cli.address import KEY_VARIABLE
+from florence2_sam2.cli.main import main
 from florence2_sam2.client import Segmentation, Segmenter, ServerError, ServerOverloaded
 from florence2_sam2.server.launch.command import ADMIN_HEADER, GRPC_HEADER_PREFIX
 from florence2_sam2.server.launch.embedded import EmbeddedServer
@@ -112,6 +115,23 @@ def test_without_the_key_over_grpc(nginx: Proxy, options: dict[str, Any]) -> Non
 def test_the_header_of_a_gateway_works_over_grpc(nginx: Proxy) -> None:
     with nginx.segmenter(api_key=None, headers={"x-api-key": KEY}) as client:
         assert client.segment(SCENE, boxes=[]).objects == ()
+
+
+def test_the_command_has_the_key_from_its_environment_or_a_file(
+    nginx: Proxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture, key = tmp_path / "scene.png", tmp_path / "key"
+    picture.write_bytes(SCENE)
+    key.write_text(f"{KEY}\n")
+    command = ["segment", str(picture), "--url", nginx.grpc_url, "--boxes", "[]"]
+    command += ["--root-certificates", str(TLS / "ca.pem")]
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    assert main(command) == 1
+    assert "the API key is missing or not known" in capsys.readouterr().err
+    assert main([*command, "--api-key-file", str(key)]) == 0
+    assert main([*command, "--header", f"X-API-Key: {KEY}"]) == 0
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    assert main(command) == 0
 
 
 ADMINISTRATION = [

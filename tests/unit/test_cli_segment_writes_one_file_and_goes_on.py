@@ -205,8 +205,6 @@ def test_an_interrupted_run_goes_on(slow_peer: Peer, run: Run, tmp_path: Path) -
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # What is started in a shell's background ignores SIGINT, and so do its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 30
     while time.monotonic() < end and (not out.exists() or len(lines(out)) < 2):
