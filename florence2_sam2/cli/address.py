@@ -99,7 +99,7 @@ def require_usable(url: str | list[str], given: Mapping[str, Any]) -> None:
         message = str(error)
         for name, flag in _FLAGS.items():
             message = message.replace(name, flag)
-        raise ValueError(message) from None
+        raise ValueError(message if message.startswith("--") else f"--url: {message}") from None
     except OSError as error:
         flag = next(flag for name, flag in _FLAGS.items() if str(given.get(name)) == str(error.filename))
         raise ValueError(f"{flag}: {error.filename}: {error.strerror}") from None

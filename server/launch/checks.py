@@ -193,6 +193,16 @@ def check_telemetry(settings: Settings) -> None:
         raise StartError(str(error)) from None
 
 
+def check_features(settings: Settings) -> None:
+    """Raises StartError if features are to stay on a GPU: the models of this server hand them over in host memory,
+    and Triton fails to allocate the other where it has no GPU."""
+    if settings.features_on_gpu:
+        raise StartError(
+            "features_on_gpu: this server's models hand their answers over in host memory; it is for Triton's own"
+            " backends, as in NVIDIA's container"
+        )
+
+
 def free_port(host: str) -> int:
     """A TCP port that is free now."""
     with hold_endpoint("grpc", host, 0) as sock:

@@ -14,7 +14,7 @@ import tritonclient.grpc as grpc
 from numpy.typing import NDArray
 from PIL import Image
 
-TYPES = {"float32": "FP32", "int32": "INT32", "bool": "BOOL", "object": "BYTES"}
+TYPES = {"float32": "FP32", "int32": "INT32", "uint8": "UINT8", "bool": "BOOL", "object": "BYTES"}
 
 
 def infer(

@@ -46,8 +46,7 @@ def test_grounded_boxes_lead_to_the_same_masks(server: EmbeddedServer) -> None:
 
 @pytest.fixture(scope="module")
 def overlapping() -> Iterator[EmbeddedServer]:
-    # Features have no GPU to stay on here: asking for it must change nothing.
-    with EmbeddedServer(settings=Settings(overlap_sam2=True, features_on_gpu=True)) as server:
+    with EmbeddedServer(settings=Settings(overlap_sam2=True)) as server:
         yield server
 
 

@@ -161,5 +161,10 @@ def test_an_access_log_that_cannot_be_written(tmp_path: Path) -> None:
     assert refusal("--access-log", tmp_path / "nowhere" / "calls", *free_ports()) == said
 
 
+def test_features_on_a_gpu_that_no_model_uses() -> None:
+    line = refusal("--features-on-gpu", *free_ports())
+    assert line.startswith("features_on_gpu: this server's models hand their answers over in host memory")
+
+
 def test_a_wrong_setting() -> None:
     assert refusal(*free_ports(), FLORENCE2_SAM2_MAX_QUEUE="many").startswith("FLORENCE2_SAM2_MAX_QUEUE")

@@ -1,7 +1,6 @@
 """SAM2's features between its encoder and its mask decoder, where they lie on a GPU and where they do not.
 
-There is no GPU here: tensors that say they are on one stand for Triton's. A real server with the setting, whose tensors
-are on the host, is in tests/e2e/test_segment_agrees_with_its_parts.py.
+There is no GPU here: tensors that say they are on one stand for Triton's.
 """
 
 from __future__ import annotations
