@@ -21,7 +21,8 @@ def to_pixels(rgb: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
     image = Image.fromarray(rgb)
     if image.size != (spec.width, spec.height):
         image = image.resize((spec.width, spec.height), Image.Resampling.BICUBIC)
-    return np.stack([np.asarray(plane) for plane in image.split()])[None]
+    planes: NDArray[np.uint8] = np.stack([np.asarray(plane) for plane in image.split()])
+    return planes[None]
 
 
 def to_model_frame(
