@@ -12,6 +12,10 @@ from florence2_sam2.server.segment.request import SegmentRequest
 from florence2_sam2.server.settings import Settings
 
 _BYTES = 500  # of what is remembered of a picture, roughly
+# Files up to here are hashed sooner (a quarter of a millisecond) than a thread could be woken to do it.
+_HASHED_AT_ONCE = 2**18
+
+Key = tuple[str, bytes, tuple[int, int] | None]
 
 
 def is_data_url(url: str) -> bool:
@@ -38,25 +42,40 @@ class Loader:
         Raises:
             InvalidRequest: there is no picture in it that this server takes.
         """
-        settings, field = self.settings, "image" if request.image is not None else "image_url"
         if request.image_url is not None and is_data_url(request.image_url):
-            data = decode_data_url(request.image_url, settings)
-        least: tuple[int, int] | None = None
-        if request.options.reduced_decode:
-            tiles = request.options.tiles  # each of which is resized to the models' size
-            least = tiles * self.input_size[0], tiles * self.input_size[1]
-
-        def decode() -> tuple[Pixels, tuple[int, int] | None]:
-            if least is None:
-                return decode_picture(data, settings, field), None
-            return decode_reduced(data, settings, field, least)
-
-        key = "picture", file_digest(data), least
-        known: tuple[bytes, tuple[int, int]] | None = self.memory.peek(key)
-        if known is not None:
-            return Picture(*known, decode=lambda: decode()[0], key=key)
-        pixels, size = decode()
+            data = decode_data_url(request.image_url, self.settings)
+        key = "picture", file_digest(data), self._least(request)
+        remembered = self._remembered(request, data, key)
+        if remembered is not None:
+            return remembered
+        pixels, size = self._decode(request, data)
         return Picture.of(pixels, key[1], size, key)
+
+    def known(self, request: SegmentRequest, data: bytes) -> Picture | None:
+        """What `load` would give without decoding, where that can be said at once."""
+        if not 0 < len(data) <= _HASHED_AT_ONCE:
+            return None
+        return self._remembered(request, data, ("picture", file_digest(data), self._least(request)))
+
+    def _remembered(self, request: SegmentRequest, data: bytes, key: Key) -> Picture | None:
+        known: tuple[bytes, tuple[int, int]] | None = self.memory.peek(key)
+        if known is None:
+            return None
+        return Picture(*known, decode=lambda: self._decode(request, data)[0], key=key)
+
+    def _least(self, request: SegmentRequest) -> tuple[int, int] | None:
+        """The width and height below which a reduced decode must not go; None: it is decoded in full."""
+        if not request.options.reduced_decode:
+            return None
+        tiles = request.options.tiles  # each of which is resized to the models' size
+        return tiles * self.input_size[0], tiles * self.input_size[1]
+
+    def _decode(self, request: SegmentRequest, data: bytes) -> tuple[Pixels, tuple[int, int] | None]:
+        """Pixels, and the picture's own size where they are fewer."""
+        field, least = "image" if request.image is not None else "image_url", self._least(request)
+        if least is None:
+            return decode_picture(data, self.settings, field), None
+        return decode_reduced(data, self.settings, field, least)
 
     def remember(self, picture: Picture) -> None:
         """That it can be decoded, and its size; on the event loop."""

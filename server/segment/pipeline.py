@@ -115,9 +115,10 @@ class Pipeline:
         cancelled: Callable[[], bool],
         watcher: Watcher = Watcher(),  # noqa: B008 - has no state
         models: Models | None = None,
+        known: Picture | None = None,
     ) -> Outcome:
-        """Segment one picture. `load` gives it and runs in a worker thread. `models` are asked in place of the
-        server's: the same ones, in another way.
+        """Segment one picture: `known` already, or given by `load`, which runs in a worker thread. `models` are asked
+        in place of the server's: the same ones, in another way.
 
         Raises:
             ServiceError: whatever `load` or a model refuses; Cancelled when the caller has gone.
@@ -130,7 +131,7 @@ class Pipeline:
 
         leave_if_cancelled()
         with _clock(timings, "decode"):
-            picture = await self.run(load)
+            picture = known or await self.run(load)
         width, height = picture.size
         seen = Seen(models or self.models, self.memory, picture, request.options.priority, self.run)
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
@@ -167,7 +168,10 @@ class Pipeline:
                         watcher.masks(seen_boxes, len(outcome.kept))
                 leave_if_cancelled()
                 with _clock(timings, "postprocess"):
-                    await self.run(_choose_and_upsample, outcome, request, leave_if_cancelled)
+                    if _is_chosen_at_once(outcome, request):
+                        _choose_and_upsample(outcome, request, leave_if_cancelled)
+                    else:
+                        await self.run(_choose_and_upsample, outcome, request, leave_if_cancelled)
         finally:
             if embedding is not None:
                 embedding.cancel()
@@ -257,6 +261,16 @@ def _chunks(candidates: list[Candidate]) -> list[tuple[list[Candidate], Floats]]
 
 def _candidate(region: Region) -> Candidate:
     return Candidate(region.label, region.box, grounding_score=region.score, reason=region.dropped)
+
+
+def _is_chosen_at_once(outcome: Outcome, request: SegmentRequest) -> bool:
+    """Whether the filters have nothing to make and little to compare: to wake a thread for them takes longer."""
+    kept = outcome.kept
+    return (
+        request.options.nms == "box"
+        and len(kept) <= BOXES_AT_ONCE
+        and all(candidate.shape is not None for candidate in kept)
+    )
 
 
 def _choose_and_upsample(

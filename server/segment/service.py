@@ -72,7 +72,8 @@ class SegmentService:
             self._gate.check(priority)  # before anything is fetched for a call that will be refused
         source, fetch_seconds = await self._fetch(request)
         async with self._place(priority) as place:
-            pictures: list[Picture] = []
+            known = self._loader.known(request, source)
+            pictures: list[Picture] = [known] if known is not None else []
 
             def load() -> Picture:
                 pictures.append(self._loader.load(request, source))
@@ -88,7 +89,8 @@ class SegmentService:
                 if cancelled():
                     raise Cancelled("the caller has gone")
 
-            outcome = await self._pipeline(request, load, cancelled, watcher, place.models(self._models))
+            models = place.models(self._models)
+            outcome = await self._pipeline(request, load, cancelled, watcher, models, known)
             outcome.timings_ms["decode"] += 1e3 * fetch_seconds
             build = functools.partial(
                 build_answer,

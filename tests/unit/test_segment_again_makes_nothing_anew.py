@@ -46,7 +46,8 @@ class Asked:
         ):
             monkeypatch.setattr(module, function, self._counted(name, getattr(module, function)))
         self._loop = asyncio.new_event_loop()
-        self._service = SegmentService(self.models, in_thread, Settings(memory_bytes=memory_bytes))
+        self._service = SegmentService(self.models, self._in_thread, Settings(memory_bytes=memory_bytes))
+        self.threads = 0
 
     def __call__(self, picture: bytes | None = None, **inputs: Any) -> tuple[dict[str, int], dict[str, Any]]:
         """What it did, and the answer without its times."""
@@ -56,6 +57,10 @@ class Asked:
         result.pop("timings_ms")
         did = {name: count - before[name] for name, count in self.counts.items() if count != before[name]}
         return did, result
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        self.threads += 1
+        return await in_thread(function, *arguments)
 
     def _counted(self, name: str, function: Any) -> Any:
         def counted(*arguments: Any) -> Any:
@@ -83,6 +88,26 @@ def test_other_thresholds_make_nothing_anew_and_answer_as_a_first_call(
         did, answer = ask(**inputs)
         assert did == {}
         assert answer == Asked(monkeypatch)(**inputs)[1]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "threads"),
+    [
+        ({"confidence_threshold": number(0.95)}, 1),  # for the answer's JSON, which may be large
+        ({"options": b'{"nms": "mask"}'}, 2),
+        ({"image": png() + bytes(loading._HASHED_AT_ONCE)}, 2),  # to hash its bytes
+    ],
+    ids=["box", "mask", "large file"],
+)
+def test_no_thread_is_woken_for_what_takes_no_time(
+    monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], threads: int
+) -> None:
+    ask = Asked(monkeypatch)
+    picture = inputs.get("image", png())
+    ask(picture)
+    before = ask.threads
+    assert ask(picture, **inputs)[0] == {}
+    assert ask.threads - before == threads
 
 
 def test_another_precision_outlines_anew(monkeypatch: pytest.MonkeyPatch) -> None:
