@@ -15,7 +15,7 @@ from florence2_sam2.server.inputs.pictures import data_url, encode_png_mask
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.formats import coco_document, geojson_document, preview_png
 from florence2_sam2.server.segment.models import Floats, Picture
-from florence2_sam2.server.segment.pipeline import Outcome
+from florence2_sam2.server.segment.outcome import Outcome
 from florence2_sam2.server.segment.request import SegmentRequest
 
 Json = dict[str, Any]

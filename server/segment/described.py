@@ -9,7 +9,7 @@ from florence2_sam2 import __version__
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment.admission import QUEUE_FULL, QUEUE_TIMEOUT, RANKS
 from florence2_sam2.server.segment.fetches import FETCHES_FULL
-from florence2_sam2.server.segment.pipeline import STAGES
+from florence2_sam2.server.segment.outcome import STAGES
 from florence2_sam2.server.settings import Settings
 
 # Those that are told, since one number or another of the page stays below them.

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from florence2_sam2.server.segment.answer import found_boxes
-from florence2_sam2.server.segment.pipeline import Outcome, Watcher
+from florence2_sam2.server.segment.outcome import Outcome, Watcher
 from florence2_sam2.server.segment.request import SegmentRequest
 
 Event = dict[str, Any]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from florence2_sam2.server import records
 from florence2_sam2.server.segment.loading import is_data_url
-from florence2_sam2.server.segment.pipeline import Outcome
+from florence2_sam2.server.segment.outcome import Outcome
 from florence2_sam2.server.segment.request import SegmentRequest
 
 

@@ -23,7 +23,8 @@ from florence2_sam2.server.segment.fetches import Fetches
 from florence2_sam2.server.segment.loading import Loader, is_data_url
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import Models, Picture, Run
-from florence2_sam2.server.segment.pipeline import Outcome, Pipeline, Watcher
+from florence2_sam2.server.segment.outcome import Outcome, Watcher
+from florence2_sam2.server.segment.pipeline import Pipeline
 from florence2_sam2.server.segment.request import RawInputs, SegmentRequest, parse_request
 from florence2_sam2.server.segment.turns import Turns
 from florence2_sam2.server.settings import Settings

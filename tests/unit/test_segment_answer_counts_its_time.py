@@ -8,7 +8,7 @@ from florence2_sam2.postprocess import CroppedMask
 from florence2_sam2.server.segment.answer import MaskUrl, build_answer
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.models import Picture
-from florence2_sam2.server.segment.pipeline import Outcome
+from florence2_sam2.server.segment.outcome import Outcome
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.segment.shapes import Shape
 from florence2_sam2.server.settings import Settings

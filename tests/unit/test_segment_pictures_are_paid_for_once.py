@@ -11,7 +11,8 @@ import pytest
 
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import Picture, Region, Run
-from florence2_sam2.server.segment.pipeline import Outcome, Pipeline
+from florence2_sam2.server.segment.outcome import Outcome
+from florence2_sam2.server.segment.pipeline import Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
 from tests.unit.test_segment_pipeline_filters import PICTURE, DrawnModels, in_thread

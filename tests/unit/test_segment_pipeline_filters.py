@@ -11,7 +11,8 @@ import pytest
 
 from florence2_sam2.server.errors import Cancelled
 from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Maps, Written
-from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Outcome, Pipeline
+from florence2_sam2.server.segment.outcome import Outcome
+from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Pipeline
 from florence2_sam2.server.segment.request import parse_request
 from florence2_sam2.server.settings import Settings
 
