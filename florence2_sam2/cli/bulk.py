@@ -84,15 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long no server may answer before the run ends (default: 600)",
     )
-    asked.add_argument(
-        "--fetch-here", action="store_true", help="workers fetch pictures' URLs, not the server"
-    )
-    asked.add_argument(
-        "--url-allow",
-        type=call_settings.rules,
-        metavar="HOST:PORT,…",
-        help="with --fetch-here: hosts to fetch from although private or on another port",
-    )
+    call_settings.add_fetching(asked, "workers fetch pictures' URLs, not the server")
     add_credentials(parser)
     asked.add_argument(
         "--ray-address",
@@ -235,8 +227,8 @@ def _wrong_usage(arguments: argparse.Namespace) -> str | None:
     for name in ("timeout", "patience"):
         if not getattr(arguments, name) > 0:
             return f"--{name}: more than 0 seconds are needed"
-    if arguments.url_allow is not None and not arguments.fetch_here:
-        return "--url-allow: it goes with --fetch-here; what the server may fetch is its own setting"
+    if wrong := call_settings.wrong_fetching(arguments):
+        return wrong
     if arguments.merge and arguments.form == "parquet":
         return "--merge: it goes with --form coco; Parquet's files are read together as they are"
     if arguments.normalized and (arguments.form == "coco" or arguments.merge):

@@ -59,8 +59,25 @@ def given(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def rules(text: str) -> UrlRules:
-    """The value of `--url-allow`."""
+def add_fetching(group: argparse._ActionsContainer, who: str) -> None:
+    """Who fetches pictures' URLs."""
+    group.add_argument("--fetch-here", action="store_true", help=who)
+    group.add_argument(
+        "--url-allow",
+        type=_rules,
+        metavar="HOST:PORT,…",
+        help="with --fetch-here: hosts to fetch from although private or on another port",
+    )
+
+
+def wrong_fetching(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with these flags, for a user."""
+    if arguments.url_allow is not None and not arguments.fetch_here:
+        return "--url-allow: it goes with --fetch-here; what the server may fetch is its own setting"
+    return None
+
+
+def _rules(text: str) -> UrlRules:
     try:
         return UrlRules(allow=[pair.strip() for pair in text.split(",") if pair.strip()])
     except ValueError as error:

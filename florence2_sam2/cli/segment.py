@@ -54,15 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures at once (default: %(default)s)",
     )
-    parser.add_argument(
-        "--fetch-here", action="store_true", help="fetch pictures' URLs on this machine, not on the server's"
-    )
-    parser.add_argument(
-        "--url-allow",
-        type=call_settings.rules,
-        metavar="HOST:PORT,…",
-        help="with --fetch-here: hosts to fetch from although private or on another port",
-    )
+    call_settings.add_fetching(parser, "fetch pictures' URLs on this machine, not on the server's")
 
     add_credentials(parser)
     found = call_settings.add_looking(parser)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
+from florence2_sam2.cli import call_settings
 from florence2_sam2.cli.results_file import ResultsError, form_of
 from florence2_sam2.cli.sources import REMOTE
 from florence2_sam2.client import Segmentation
@@ -65,8 +66,8 @@ def wrong_usage(arguments: argparse.Namespace, pictures: Sequence[str]) -> str |
         return "--timeout: more than 0 seconds are needed"
     if arguments.invert_mask and not arguments.mask:
         return "--invert-mask: it goes with --mask"
-    if arguments.url_allow is not None and not arguments.fetch_here:
-        return "--url-allow: it goes with --fetch-here; what the server may fetch is its own setting"
+    if wrong := call_settings.wrong_fetching(arguments):
+        return wrong
     if arguments.concurrency < 1:
         return "--concurrency: at least 1 is needed"
     many = _wrong_results(arguments)

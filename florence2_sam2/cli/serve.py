@@ -6,13 +6,11 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from florence2_sam2.cache.exporting import ExportFailed
@@ -24,16 +22,13 @@ from florence2_sam2.hub.errors import HubError
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.log import LogReader, error_of
+from florence2_sam2.server.launch.signals import StopRequested, stop_signals
 from florence2_sam2.server.launch.supervisor import supervise
 from florence2_sam2.server.launch.watch import Timing
 from florence2_sam2.server.launch.wheel import TRITON_VERSION
 from florence2_sam2.server.settings import Option, Settings, options
 
 LOG_SECONDS = 0.25
-
-
-class StopRequested(BaseException):
-    """SIGINT or SIGTERM."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. 0 after a clean stop, 1 when the server cannot start or keeps dying."""
     try:
-        with _stop_signals():
+        with stop_signals():
             return _serve(arguments)
     except StopRequested:
         return 130  # while an export was under way, or a second signal while stopping
@@ -164,21 +159,6 @@ def _say_ready(server: EmbeddedServer, began: float, tls: bool) -> None:
     _say(f"  gRPC     {'grpcs://' if tls else ''}{server.grpc_address}")
     _say(f"  HTTP     http://{server.http_address}/v2/models/segment_http/generate")
     _say(f"  metrics  http://{server.metrics_address}/metrics")
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise StopRequested."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StopRequested
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

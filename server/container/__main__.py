@@ -7,15 +7,12 @@ new container of it. Exit code 0 after a clean stop.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from florence2_sam2.server.container.command import command, environment
 from florence2_sam2.server.container.options import ADMIN_KEY_FILE_VARIABLE, Options, parse
@@ -24,6 +21,7 @@ from florence2_sam2.server.container.server import ContainerServer
 from florence2_sam2.server.container.shared_memory import SharedMemoryNames
 from florence2_sam2.server.launch import checks
 from florence2_sam2.server.launch.errors import StartError
+from florence2_sam2.server.launch.signals import StopRequested, stop_signals
 from florence2_sam2.server.launch.supervisor import supervise
 from florence2_sam2.server.launch.watch import Timing
 from florence2_sam2.server.settings import Settings
@@ -31,13 +29,9 @@ from florence2_sam2.server.settings import Settings
 GPU = Path("/dev/nvidiactl")  # where the driver's container toolkit has put one in
 
 
-class StopRequested(BaseException):
-    """SIGINT or SIGTERM."""
-
-
 def main(arguments: Sequence[str]) -> int:
     try:
-        with _stop_signals():
+        with stop_signals():
             return _run(parse(arguments))
     except StopRequested:  # before Triton was started, or a second one while stopping
         return 130
@@ -79,21 +73,6 @@ def _run(options: Options) -> int:
 
 def _end(reason: str, pause: float) -> None:
     raise StartError(reason)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM raise StopRequested. The first process of a container gets neither without that."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StopRequested
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
