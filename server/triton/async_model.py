@@ -77,6 +77,7 @@ class AsyncModel:
         self._health_tasks: set[asyncio.Task[None]] = set()
         self._answered = self._worked = 0
         self.metrics = Metrics()
+        self._published = Published(self.metrics)
         self._reports = Reports(Settings.from_environment(), _complain)
         for code in CODES:
             self.metrics.add("requests_total", 0, model=self.name, code=code)
@@ -102,6 +103,7 @@ class AsyncModel:
         self._thread.join()
         self.loop.close()
         self._pool.shutdown()
+        self._published.close()
         self._reports.close()
 
     async def start(self) -> None:
@@ -221,12 +223,11 @@ class AsyncModel:
         return refusal
 
     async def _publish(self) -> None:
-        published = Published(self.metrics)
         while True:
             self.metrics.set("requests_in_flight", len(self._tasks), model=self.name)
             self.metrics.set("uptime_seconds", round(time.monotonic() - self._began, 1), model=self.name)
             self.measure()
-            await self.loop.run_in_executor(None, published.update)
+            await self.loop.run_in_executor(None, self._published.update)
             await asyncio.sleep(SECONDS)
 
     def _report(self, ended: concurrent.futures.Future[None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from florence2_sam2.server.metrics import DECLARED, PREFIX, Key, Metrics
@@ -13,16 +14,31 @@ SECONDS = 1.0  # between two looks at the numbers
 
 
 class Published:
-    """Tells Triton what has changed. Belongs to one thread at a time."""
+    """Tells Triton what has changed, until it is closed."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._families: dict[str, MetricFamily] = {}
         self._shown: dict[Key, Any] = {}
         self._told: dict[Key, float] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Take the numbers from the page. A process that ends with some of them crashes: each tells Triton of its end,
+        by means that are gone by then (24.10)."""
+        with self._lock:
+            self._closed = True
+            self._shown.clear()
+            self._families.clear()
 
     def update(self) -> None:
         """One message to Triton's process for each number that is not what it was, and for each observation."""
+        with self._lock:
+            if not self._closed:
+                self._update()
+
+    def _update(self) -> None:
         for key, value in self._metrics.values().items():
             before = self._told.get(key)
             if value == before:

@@ -9,6 +9,7 @@ import concurrent.futures
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_it_serves_and_a_sigterm_ends_it_cleanly(served: Served) -> None:
     assert all(line.startswith("florence2-sam2: ") for line in lines), "only our own lines on the terminal"
     assert [line for line in lines if "ready after" in line]
     assert served.addresses["grpc"] in served.text()
+
+
+def test_no_process_crashes_at_its_end(served: Served) -> None:
+    """With a core dump each, where the machine writes them. Only the kernel's log tells: Triton has ended by then."""
+    kernel = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace")
+    if kernel.returncode:
+        pytest.skip("the kernel's log cannot be read here")
+    served.segment()
+    processes = descendants(served.process.pid)
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(40) == 0
+    told = subprocess.run(["dmesg"], capture_output=True, text=True, errors="replace", check=True).stdout
+    crashed = [line for pid, line in processes.items() if f"[{pid}]: segfault" in told]
+    assert not crashed
 
 
 def test_a_second_signal_ends_it_at_once(served: Served) -> None:
