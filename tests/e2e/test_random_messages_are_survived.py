@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 def test_each_is_answered_and_the_server_is_as_before(server: EmbeddedServer) -> None:
     report = fuzz(server, seed=7, count=400)
     assert report.faults() == []
-    assert report.outcome.codes["OK"] > 20
+    assert report.outcome.codes["OK"] > 10
     assert report.outcome.codes["INVALID_ARGUMENT"] > 100
 
 
