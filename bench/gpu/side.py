@@ -70,7 +70,7 @@ class Side:
         session = open_session(manifest.version_folder(self._repository, model) / "model.onnx")
         device = device_of(session)
         (node,) = session.get_inputs()
-        pixels = np.random.default_rng(0).standard_normal((batch, *node.shape[1:])).astype(np.float32)
+        pixels = np.random.default_rng(0).integers(256, size=(batch, *node.shape[1:]), dtype=np.uint8)
         held = onnxruntime.OrtValue.ortvalue_from_numpy(pixels, device, 0)
         binding = session.io_binding()
         binding.bind_ortvalue_input(node.name, held)

@@ -118,7 +118,7 @@ def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("noisy")
     model = random_model(request.param)
-    for graph in exporter.graphs(model, SIDE, SIDE):
+    for graph in exporter.graphs(model, replace(SPEC.image, height=SIDE, width=SIDE)):
         if graph.file != exporter.VISION_ENCODER:
             write_graph(graph, folder / Path(graph.file).name, opset=SPEC.opset, form="fp32")
     write_embedding(model, folder, "fp32")
