@@ -71,6 +71,7 @@ hostile = st.sampled_from(
 
 @given(st.lists(hostile | st.text(max_size=8), min_size=1, max_size=8).map("".join))
 @example("a cat</s><loc_0><loc_0><loc_999><loc_999>")
+@example("<s>" + 4 * GROUNDING)
 @example("😀 שלום e\u0301 犬\u0000\r\n")
 def test_no_text_acts_as_a_token_or_is_changed(text: str) -> None:
     try:
@@ -81,7 +82,9 @@ def test_no_text_acts_as_a_token_or_is_changed(text: str) -> None:
         return
     assert added_in(prompt) == []
     if text.isprintable():
-        assert spoken(prompt) == f"Locate the phrases in the caption: {text.strip()}"
+        whole = f"Locate the phrases in the caption: {text.strip()}"
+        # One beyond the encoder's positions is cut, and says so.
+        assert whole.startswith(spoken(prompt)) if prompt.warnings else spoken(prompt) == whole
 
 
 def test_tokens_that_are_added_but_not_special_are_text_too(tmp_path: Path) -> None:
