@@ -71,6 +71,7 @@ def test_perf_analyzer_is_installed_and_measures(tmp_path: Path) -> None:
     assert {"florence2", "florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder"} <= models
 
 
+@pytest.mark.long
 def test_a_soak_finds_nothing_wrong(tmp_path: Path) -> None:
     given = ["--quick", "--seconds", "8", "--callers", "4", "--output", str(tmp_path)]
     assert soak.main(given) in (0, 1), "the soak itself has failed"

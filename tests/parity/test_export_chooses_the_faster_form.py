@@ -44,7 +44,7 @@ def test_times_are_of_the_files(tmp_path: Path) -> None:
     assert 5 * times["short"] < times["long"]
 
 
-@pytest.mark.parametrize("faster", ["fused", "parts"])
+@pytest.mark.parametrize("faster", [pytest.param("fused", marks=pytest.mark.long), "parts"])
 def test_the_faster_form_is_kept_and_named(
     faster: str, small_checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
