@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnxruntime import OrtValue
 
 from florence2_sam2.postprocess.regions import Region, parse_regions
 from florence2_sam2.server import manifest
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
-from florence2_sam2.server.generation.decoder import Decoder
+from florence2_sam2.server.generation.decoder import Decoder, ImageFeatures
 from florence2_sam2.server.generation.engine import Engine, Pulse
 from florence2_sam2.server.generation.settings import Settings, resolve
 from florence2_sam2.server.generation.waiting import Completed
@@ -78,11 +79,13 @@ class Florence2:
         self._prompts = Prompts(folder, florence2)
         self._answer_tokens = self._prompts.answer_tokens()
         self._max_rows = max_rows
-        self._engine = Engine(Decoder(folder, florence2, max_rows), max_waiting, interactive_rows)
+        decoder = Decoder(folder, florence2, max_rows)
+        self._device = decoder.device
+        self._engine = Engine(decoder, max_waiting, interactive_rows)
 
     def submit(
         self,
-        image_features: NDArray[np.float32],
+        image_features: ImageFeatures,
         task: str,
         text: str = "",
         image_size: tuple[int, int] | None = None,
@@ -93,7 +96,8 @@ class Florence2:
         """Queue a request.
 
         Args:
-            image_features: FP32 [T, D] or [1, T, D], the vision encoder's.
+            image_features: FP32 [T, D] or [1, T, D], the vision encoder's. In a device's memory they are taken as they
+                are: that they are finite is not looked at.
             task: for instance `<MORE_DETAILED_CAPTION>`.
             text: what the task's prompt takes; empty for tasks that take none.
             image_size: width and height of the upright picture, needed by tasks that answer with regions.
@@ -151,8 +155,10 @@ class Florence2:
         """End the engine's thread; what is not finished gets Overloaded."""
         self._engine.close()
 
-    def _features(self, image_features: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _features(self, image_features: ImageFeatures) -> ImageFeatures:
         expected = (self._manifest.image_tokens, self._manifest.feature_dim)
+        if not isinstance(image_features, np.ndarray):
+            return self._on_device(image_features, (1, *expected))
         features = (
             image_features[0] if image_features.ndim == 3 and len(image_features) == 1 else image_features
         )
@@ -163,6 +169,19 @@ class Florence2:
             )
         if not np.isfinite(features).all():
             raise InvalidRequest("image_features", "must be finite numbers")
+        return features
+
+    def _on_device(self, features: OrtValue, expected: tuple[int, ...]) -> OrtValue:
+        if features.data_type() != "tensor(float)" or tuple(features.shape()) != expected:
+            raise InvalidRequest(
+                "image_features",
+                f"must be FP32 {list(expected)}, not {features.data_type()} {features.shape()}",
+            )
+        if features.device_name().lower() != self._device:
+            raise InvalidRequest(
+                "image_features",
+                f"lies in {features.device_name()}'s memory, and Florence-2 decodes on the {self._device}",
+            )
         return features
 
     def _settings(self, options: Florence2Options) -> Settings:

@@ -89,7 +89,7 @@ class Settings:
         False, "run SAM2's encoder beside Florence-2's decoding instead of after it"
     )
     features_on_gpu: bool = _setting(
-        False, "leave SAM2's features in the GPU's memory for its mask decoder, instead of keeping them"
+        False, "leave features in the GPU's memory for the models that take them, instead of keeping them"
     )
     memory_bytes: int = _setting(
         128 * 2**20, "bytes of what pictures cost before (features, texts, masks); 0: nothing is kept", 0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.speed.components import CAPTION, GROUNDING, Component, Components
 from bench.speed.pictures import decoded
@@ -18,6 +17,7 @@ from bench.speed.work import is_node
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
+from florence2_sam2.server.generation.device_memory import run
 from florence2_sam2.server.onnx_session import device_of, open_session
 from florence2_sam2.server.preprocess import to_pixels
 
@@ -83,15 +83,19 @@ class Side:
             seconds.append(time.perf_counter() - start)
         return seconds[2:]
 
-    def _florence2(
-        self, picture: bytes, beams: int
-    ) -> tuple[Florence2, NDArray[np.float32], tuple[int, int]]:
+    def _florence2(self, picture: bytes, beams: int) -> tuple[Florence2, Any, tuple[int, int]]:
+        """With features that the vision encoder has left in the device's memory."""
         folder = manifest.version_folder(self._repository, "florence2")
         spec = manifest.Florence2.read(folder)
         rgb = decoded(picture)
-        pixels = {"pixels": to_pixels(rgb, spec.image)}
-        vision = manifest.version_folder(self._repository, "florence2_vision_encoder") / "model.onnx"
-        features = _run(vision, pixels)["image_features"]
+        vision = open_session(
+            manifest.version_folder(self._repository, "florence2_vision_encoder") / "model.onnx"
+        )
+        binding = vision.io_binding()
+        binding.bind_cpu_input("pixels", to_pixels(rgb, spec.image))
+        binding.bind_output("image_features", device_of(vision))
+        run(vision, binding)
+        (features,) = binding.get_outputs()
         return Florence2(folder, spec, max_rows=beams), features, (rgb.shape[1], rgb.shape[0])
 
 

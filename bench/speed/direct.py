@@ -27,13 +27,13 @@ from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.onnx_session import open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
+    Features,
     Floats,
     Generated,
     GenerationOptions,
     Pixels,
     Region,
     Run,
-    Sam2Features,
     Sam2Maps,
     Tell,
     largest,
@@ -67,14 +67,14 @@ class DirectModels:
         # Waiting for a network holds none of the service's own threads, as waiting for BLS does not.
         self._calls = ThreadPoolExecutor(8, "calls")
 
-    async def image_features(self, picture: Pixels) -> Floats:
+    async def image_features(self, picture: Pixels) -> Features:
         pixels = await self._run(to_pixels, picture, self._spec.image)
         (features,) = await self._infer("florence2_vision_encoder", ["image_features"], {"pixels": pixels})
         return features
 
     async def generate(
         self,
-        features: Floats,
+        features: Features,
         size: tuple[int, int],
         task: str,
         text: str,
@@ -87,18 +87,17 @@ class DirectModels:
             phrases=options.phrases if task == GROUNDING else None,
             priority="bulk" if options.priority == "bulk" else "interactive",
         )
+        assert isinstance(features, np.ndarray)
         answer = await asyncio.wrap_future(self.florence2.submit(features, task, text, size, given))
         rows = [region.as_json() for region in answer.regions]
         regions = [Region.from_json(row) for row in rows if "box" in row]
         return Generated(answer.text, tuple(regions), tuple(answer.warnings))
 
-    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+    async def sam2_features(self, picture: Pixels) -> Features:
         pixels = await self._run(to_pixels, picture, self._sam2.image)
         return Sam2Maps(*await self._infer("sam2_image_encoder", MAPS, {"pixels": pixels}))
 
-    async def masks(
-        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
-    ) -> tuple[Floats, Floats]:
+    async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         assert isinstance(features, Sam2Maps)
         feeds = dict(zip(MAPS, features.arrays(), strict=True))
         feeds["boxes"] = to_model_frame(boxes, *size, self._sam2.image)

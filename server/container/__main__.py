@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
 def _run(options: Options) -> int:
     settings = Settings.from_environment()
     key = options.admin_key() or secrets.token_hex(16)
-    checks.check_providers()
+    providers = checks.check_providers()
+    checks.check_features(settings, options.model_config == "embedded", providers)
     checks.check_shared_memory()
     checks.check_telemetry(settings)
     checks.check_repository(options.repository, options.check_hashes)

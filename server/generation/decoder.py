@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -33,6 +33,10 @@ DECODER = "decoder.onnx"
 # Every step pays for the whole capacity of its rows, every growth for a copy of them.
 _SELF_GRANULARITY = 64
 _CROSS_GRANULARITY = 32
+
+
+# What the vision encoder made of one picture: FP32 [T, D], or FP32 [1, T, D] in a device's memory.
+ImageFeatures: TypeAlias = "NDArray[np.float32] | onnxruntime.OrtValue"
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Decoder:
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
+        self._image_tokens = florence2.image_tokens
         if on_device is None:
             on_device = self._session.get_providers()[0] != CPU
         self._memory = DeviceMemory() if on_device else None
@@ -91,20 +96,32 @@ class Decoder:
         self._logits = np.zeros((max_rows, florence2.tokens.vocabulary), np.float32)
         self._binding: onnxruntime.IOBinding | None = None
 
-    def encode(self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> Encoded:
-        """Run the text encoder for one prompt. Features [T, D]; ids [P] with `<s>` and `</s>`."""
+    @property
+    def device(self) -> str:
+        """Where it computes, in onnxruntime's words: "cpu" or "cuda"."""
+        return "cpu" if self._memory is None else self._memory.device
+
+    def encode(self, image_features: ImageFeatures, prompt_ids: NDArray[np.int64]) -> Encoded:
+        """Run the text encoder for one prompt. Features [T, D], or [1, T, D] in the device's memory; ids [P] with `<s>`
+        and `</s>`."""
+        on_device = image_features if isinstance(image_features, onnxruntime.OrtValue) else None
+        if on_device is not None and self._memory is None:
+            image_features, on_device = on_device.numpy()[0], None
         outputs = [f"cross_{kind}_{layer}" for layer in range(self._layers) for kind in ("key", "value")]
         feeds = {
-            "image_features": image_features[None],
             "inputs_embeds": self._prompt_embedding(prompt_ids[None]),
             "prompt_lengths": np.array([len(prompt_ids)], np.int64),
         }
-        length = len(image_features) + len(prompt_ids)
+        if on_device is None:
+            feeds["image_features"] = image_features[None]
+        length = self._image_tokens + len(prompt_ids)
         if self._memory is None:
             return Encoded([array[0] for array in self._text_encoder.run(outputs, feeds)], length)
         binding = self._text_encoder.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        if on_device is not None:
+            binding.bind_ortvalue_input("image_features", on_device)
         for name in outputs:
             binding.bind_output(name, self._memory.device)
         run(self._text_encoder, binding)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi import _pybind_state
 
 from florence2_sam2.server.generation import tiny_graphs
 from florence2_sam2.server.onnx_session import device_of, open_graph
@@ -76,6 +77,18 @@ class DeviceMemory:
     def bind_output(self, binding: Any, name: str, block: Block, row: int, shape: tuple[int, ...]) -> None:
         """Let a graph's output be written to where a row of `block` begins."""
         binding.bind_output(name, self.device, 0, np.float32, shape, block.pointer(row))
+
+
+class Exchanged(Protocol):
+    """A tensor of another library, as the array API has it."""
+
+    def __dlpack__(self) -> Any: ...
+
+
+def borrowed(tensor: Exchanged) -> onnxruntime.OrtValue:
+    """The same memory for onnxruntime, which keeps `tensor` for as long as it lives."""
+    # onnxruntime's public way, `OrtValue.from_dlpack`, is younger than the oldest version that we take.
+    return onnxruntime.OrtValue(_pybind_state.OrtValue.from_dlpack(tensor.__dlpack__(), False))
 
 
 def run(session: onnxruntime.InferenceSession, binding: Any) -> None:

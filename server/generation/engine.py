@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from florence2_sam2.server.errors import Overloaded
 from florence2_sam2.server.generation import search
-from florence2_sam2.server.generation.decoder import Decoder
+from florence2_sam2.server.generation.decoder import Decoder, ImageFeatures
 from florence2_sam2.server.generation.settings import Settings
 from florence2_sam2.server.generation.waiting import Completed, Priority, Request, Waiting
 from florence2_sam2.server.generation.work import Work
@@ -109,14 +109,14 @@ class Engine:
 
     def submit(
         self,
-        image_features: NDArray[np.float32],
+        image_features: ImageFeatures,
         prompt_ids: NDArray[np.int64],
         settings: Settings,
         priority: Priority = "interactive",
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[list[int]], None] | None = None,
     ) -> Future[Completed]:
-        """Queue a request. `image_features` [T, D], `prompt_ids` [P] with `<s>` and `</s>`.
+        """Queue a request. `image_features` as the decoder takes them, `prompt_ids` [P] with `<s>` and `</s>`.
 
         `cancelled` is called from the engine's thread before the request begins and after each of its steps; it
         must be quick. When it is true the future gets Cancelled, when it raises, that error. `progress` gets the tokens

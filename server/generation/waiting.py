@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from florence2_sam2.server.errors import Cancelled
+from florence2_sam2.server.generation.decoder import ImageFeatures
 from florence2_sam2.server.generation.settings import Settings
 
 Priority = Literal["interactive", "bulk"]
@@ -41,7 +42,7 @@ class Completed:
 class Request:
     """One sequence to generate. `cancelled` and `progress` may also raise: the request then fails with that error."""
 
-    image_features: NDArray[np.float32]  # [T, D]
+    image_features: ImageFeatures
     prompt_ids: NDArray[np.int64]  # [P]
     settings: Settings
     priority: Priority

@@ -15,7 +15,7 @@ import re
 import socket
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from florence2_sam2.server import access_log, manifest, tracing
@@ -193,13 +193,21 @@ def check_telemetry(settings: Settings) -> None:
         raise StartError(str(error)) from None
 
 
-def check_features(settings: Settings) -> None:
-    """Raises StartError if features are to stay on a GPU: the models of this server hand them over in host memory,
-    and Triton fails to allocate the other where it has no GPU."""
-    if settings.features_on_gpu:
+def check_features(settings: Settings, embedded: bool, providers: Sequence[str]) -> None:
+    """Raises StartError if features are to stay on a GPU and cannot: python models hand theirs over in host memory, and
+    Triton fails to allocate the other where it has no GPU."""
+    if not settings.features_on_gpu:
+        return
+    if embedded:
         raise StartError(
-            "features_on_gpu: this server's models hand their answers over in host memory; it is for Triton's own"
-            " backends, as in NVIDIA's container"
+            "features_on_gpu: embedded models hand their answers over in host memory; it is for Triton's own backends,"
+            " as in NVIDIA's container"
+        )
+    from florence2_sam2.server import onnx_session
+
+    if providers[0] == onnx_session.CPU:
+        raise StartError(
+            f"features_on_gpu: Florence-2 decodes on the CPU, see {onnx_session.PROVIDERS_VARIABLE}"
         )
 
 

@@ -143,7 +143,7 @@ class EmbeddedServer:
         )
         checks.check_shared_memory()
         checks.check_telemetry(self.settings)
-        checks.check_features(self.settings)
+        checks.check_features(self.settings, embedded=True, providers=self._providers)
         checks.check_places(self.repository, Path(tempfile.gettempdir()))
         checks.check_repository(self.repository, self._check_hashes)
         if self._tls:

@@ -140,9 +140,9 @@ class GenerationOptions:
     priority: str = "interactive"
 
 
-class Sam2Features(Protocol):
-    """The image encoder's three maps of one picture, FP32 [1,C,h,w], wherever they lie: only the models that made them
-    look inside."""
+class Features(Protocol):
+    """What an encoder made of one picture, wherever it lies: only the models that made it look inside. Florence-2's are
+    FP32 [1,T,D], SAM2's three maps FP32 [1,C,h,w]."""
 
     @property
     def nbytes(self) -> int:
@@ -187,12 +187,12 @@ class Models(Protocol):
     identities: dict[str, dict[str, Any]]
     input_size: tuple[int, int]  # the largest width and height that an encoder resizes a picture to
 
-    async def image_features(self, picture: Pixels) -> Floats:
-        """Florence-2's features of a picture, FP32 [1,T,D]."""
+    async def image_features(self, picture: Pixels) -> Features:
+        """Florence-2's features of a picture."""
 
     async def generate(
         self,
-        features: Floats,
+        features: Features,
         size: tuple[int, int],
         task: str,
         text: str,
@@ -204,10 +204,8 @@ class Models(Protocol):
         `tell` gets the text so far, now and then, and all of it as soon as it is written.
         """
 
-    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+    async def sam2_features(self, picture: Pixels) -> Features:
         """SAM2's features of a picture."""
 
-    async def masks(
-        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
-    ) -> tuple[Floats, Floats]:
+    async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         """Mask logits FP32 [N,s,s] and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import (
+    Features,
     Floats,
     Generated,
     GenerationOptions,
@@ -15,7 +16,6 @@ from florence2_sam2.server.segment.models import (
     Picture,
     Pixels,
     Run,
-    Sam2Features,
     Tell,
 )
 
@@ -34,8 +34,8 @@ class Seen:
         self._models, self._memory, self.picture, self._priority = models, memory, picture, priority
         self._run = run
         # What this call had once it has until it ends, however small the memory.
-        self._image_features: Floats | None = None
-        self._sam2_features: Sam2Features | None = None
+        self._image_features: Features | None = None
+        self._sam2_features: Features | None = None
 
     def window(self, box: tuple[int, int, int, int]) -> Seen:
         """A part of the picture, x1 y1 x2 y2 in pixels, as a picture of its own."""
@@ -71,12 +71,13 @@ class Seen:
             leave_if_cancelled()
         return await self._memory.recall(key, work, _generated_bytes, self._priority, heard)
 
-    async def image_features(self) -> Floats:
+    async def image_features(self) -> Features:
         """Florence-2's features of the picture, read-only."""
 
-        async def work(_: Tell) -> Floats:
+        async def work(_: Tell) -> Features:
             features = await self._models.image_features(await self._pixels())
-            features.setflags(write=False)
+            if isinstance(features, np.ndarray):
+                features.setflags(write=False)
             return features
 
         if self._image_features is None:
@@ -84,10 +85,10 @@ class Seen:
             self._image_features = await self._memory.recall(key, work, lambda f: f.nbytes, self._priority)
         return self._image_features
 
-    async def sam2_features(self) -> Sam2Features:
+    async def sam2_features(self) -> Features:
         """SAM2's features of the picture, read-only."""
 
-        async def work(_: Tell) -> Sam2Features:
+        async def work(_: Tell) -> Features:
             return await self._models.sam2_features(await self._pixels())
 
         if self._sam2_features is None:

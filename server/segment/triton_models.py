@@ -15,13 +15,13 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
+    Features,
     Floats,
     Generated,
     GenerationOptions,
     Pixels,
     Region,
     Run,
-    Sam2Features,
     Sam2Maps,
     Tell,
     Written,
@@ -52,7 +52,7 @@ class TritonModels:
 
         Args:
             is_alone: whether one call only is under way.
-            features_on_gpu: whether SAM2's features stay in a GPU's memory for its mask decoder.
+            features_on_gpu: whether features stay in a GPU's memory, for Florence-2's decoder and SAM2's mask decoder.
 
         Raises:
             ManifestError: a half of the repository is missing or damaged.
@@ -71,19 +71,20 @@ class TritonModels:
         """Give shared memory back, after the last call: a process that ends with some of it crashes (24.10)."""
         self._answers.clear()
 
-    async def image_features(self, picture: Pixels) -> Floats:
+    async def image_features(self, picture: Pixels) -> Features:
         pixels = await self._run(to_pixels, picture, self._florence2.image)
-        answer = await bls.call(
+        answer = await bls.call_for_tensors(
             "florence2_vision_encoder",
             {"pixels": pixels},
             ["image_features"],
             alone=self._is_alone(),
+            on_gpu=self._features_on_gpu,
         )
-        return answer["image_features"]
+        return _on_gpu(answer) or owned(answer["image_features"].as_numpy())
 
     async def generate(
         self,
-        features: Floats,
+        features: Features,
         size: tuple[int, int],
         task: str,
         text: str,
@@ -97,7 +98,7 @@ class TritonModels:
             "priority": options.priority,
         }
         inputs = {
-            "image_features": features,
+            "image_features": features.tensors["image_features"] if isinstance(features, OnGpu) else features,
             "image_size": np.array(size, np.int32),
             "task": bytes_array([task.encode()]),
             "text": bytes_array([text.encode()]),
@@ -118,7 +119,7 @@ class TritonModels:
             warnings=tuple(_of_caption(text) for text in json.loads(answer["info"][0])["warnings"]),
         )
 
-    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+    async def sam2_features(self, picture: Pixels) -> Features:
         pixels = await self._run(to_pixels, picture, self._sam2.image)
         answer = await bls.call_for_tensors(
             "sam2_image_encoder",
@@ -127,17 +128,15 @@ class TritonModels:
             alone=self._is_alone(),
             on_gpu=self._features_on_gpu,
         )
-        if not all(tensor.is_cpu() for tensor in answer.values()):
-            return GpuMaps(answer)
+        if on_gpu := _on_gpu(answer):
+            return on_gpu
         features = Sam2Maps(*(owned(answer[name].as_numpy()) for name in MAPS))
         self._answers.keep(features, answer)
         return features
 
-    async def masks(
-        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
-    ) -> tuple[Floats, Floats]:
+    async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         maps: bls.Inputs
-        if isinstance(features, GpuMaps):
+        if isinstance(features, OnGpu):
             maps = features.tensors
         else:
             maps = self._answers.take(features) or {name: getattr(features, name) for name in MAPS}
@@ -148,17 +147,22 @@ class TritonModels:
         return answer["mask_logits"], answer["scores"]
 
 
-class GpuMaps:
-    """SAM2's features where its encoder left them in a GPU's memory, for as long as a call needs them.
+class OnGpu:
+    """Features where their encoder left them in a GPU's memory, for as long as a call needs them.
 
     The memory for what pictures cost before is the host's, and takes none of them: to encode a picture again costs a
-    GPU less than to bring the maps there and back.
+    GPU less than to bring SAM2's maps there and back.
     """
 
     nbytes = sys.maxsize
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
+
+
+def _on_gpu(answer: Mapping[str, Tensor]) -> OnGpu | None:
+    """Features, if their encoder left them in a GPU's memory."""
+    return None if all(tensor.is_cpu() for tensor in answer.values()) else OnGpu(answer)
 
 
 class _Answers:
@@ -168,12 +172,12 @@ class _Answers:
     """
 
     def __init__(self) -> None:
-        self._kept: deque[tuple[Sam2Features, dict[str, Tensor]]] = deque(maxlen=ANSWERS_KEPT)
+        self._kept: deque[tuple[Features, dict[str, Tensor]]] = deque(maxlen=ANSWERS_KEPT)
 
-    def keep(self, features: Sam2Features, tensors: dict[str, Tensor]) -> None:
+    def keep(self, features: Features, tensors: dict[str, Tensor]) -> None:
         self._kept.append((features, tensors))
 
-    def take(self, features: Sam2Features) -> dict[str, Tensor] | None:
+    def take(self, features: Features) -> dict[str, Tensor] | None:
         """The tensors of these features, once."""
         for index, (whose, tensors) in enumerate(self._kept):
             if whose is features:

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from florence2_sam2.server.segment.models import (
+    Features,
     Floats,
     Generated,
     GenerationOptions,
     Models,
     Pixels,
-    Sam2Features,
     Tell,
 )
 
@@ -113,12 +113,12 @@ class _InTurns:
         self._turns = call._turns
         self.identities, self.input_size = models.identities, models.input_size
 
-    async def image_features(self, picture: Pixels) -> Floats:
+    async def image_features(self, picture: Pixels) -> Features:
         return await self._turns.run("image", self._call, lambda: self._models.image_features(picture))
 
     async def generate(
         self,
-        features: Floats,
+        features: Features,
         size: tuple[int, int],
         task: str,
         text: str,
@@ -128,10 +128,8 @@ class _InTurns:
         await self._call.turn()  # many decode at once: florence2 has priorities of its own
         return await self._models.generate(features, size, task, text, options, tell)
 
-    async def sam2_features(self, picture: Pixels) -> Sam2Features:
+    async def sam2_features(self, picture: Pixels) -> Features:
         return await self._turns.run("sam2", self._call, lambda: self._models.sam2_features(picture))
 
-    async def masks(
-        self, features: Sam2Features, boxes: Floats, size: tuple[int, int]
-    ) -> tuple[Floats, Floats]:
+    async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         return await self._turns.run("masks", self._call, lambda: self._models.masks(features, boxes, size))

@@ -28,13 +28,13 @@ def array_input(
     The array may lie in shared memory that ends with the request: copy what must live longer.
 
     Raises:
-        InvalidRequest: another dtype or shape than asked for.
+        InvalidRequest: another dtype or shape than asked for, or it lies in a GPU's memory.
     """
-    for tensor in request.inputs():
-        if tensor.name() == name:
-            break
-    else:
+    tensor = _input(request, name)
+    if tensor is None:
         return None
+    if not tensor.is_cpu():
+        raise InvalidRequest(name, "lies in a GPU's memory: send it in the host's")
     array: NDArray[Any] = tensor.as_numpy()
     if array.dtype != np.dtype(dtype):
         raise InvalidRequest(name, f"has dtype {array.dtype}, expected {np.dtype(dtype)}")
@@ -43,6 +43,13 @@ def array_input(
     ):
         raise InvalidRequest(name, f"has shape {_shown(array.shape)}, expected {_shown(shape)}")
     return array
+
+
+def gpu_input(request: InferenceRequest, name: str) -> Tensor | None:
+    """The input `name` where it lies in a GPU's memory, which it does for models whose config allows it (with
+    `FORCE_CPU_ONLY_INPUT_TENSORS` "no"); else None. It ends with the request."""
+    tensor = _input(request, name)
+    return tensor if tensor is not None and not tensor.is_cpu() else None
 
 
 def required(value: T | None, name: str) -> T:
@@ -129,6 +136,10 @@ def bytes_array(elements: Sequence[bytes]) -> NDArray[np.object_]:
     array = np.empty(len(elements), dtype=np.object_)
     array[:] = elements
     return array
+
+
+def _input(request: InferenceRequest, name: str) -> Tensor | None:
+    return next((tensor for tensor in request.inputs() if tensor.name() == name), None)
 
 
 def _shown(shape: Sequence[int | None]) -> str:

@@ -163,7 +163,7 @@ def test_an_access_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_features_on_a_gpu_that_no_model_uses() -> None:
     line = refusal("--features-on-gpu", *free_ports())
-    assert line.startswith("features_on_gpu: this server's models hand their answers over in host memory")
+    assert line.startswith("features_on_gpu: embedded models hand their answers over in host memory")
 
 
 def test_a_wrong_setting() -> None:

@@ -17,6 +17,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.errors import Cancelled, InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2, Florence2Answer
 from florence2_sam2.server.florence2_options import Florence2Options
+from florence2_sam2.server.generation.device_memory import borrowed
 from florence2_sam2.server.generation.waiting import Completed
 
 FOLDER = Path(__file__).resolve().parents[2] / "model_repository" / "florence2" / "1"
@@ -26,6 +27,19 @@ TOKENIZER = Tokenizer.from_file(str(FOLDER / SPEC.tokenizer))
 SHAPE = (SPEC.image_tokens, SPEC.feature_dim)
 FEATURES = np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32)
 POSITIONS = SPEC.decoder.decoder_positions
+
+
+class OnGpu:
+    """What onnxruntime says of features in a GPU's memory."""
+
+    def data_type(self) -> str:
+        return "tensor(float)"
+
+    def shape(self) -> list[int]:
+        return [1, *SHAPE]
+
+    def device_name(self) -> str:
+        return "Cuda"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +73,12 @@ def test_limits_are_the_callers(florence2: Florence2) -> None:
     assert len(florence2.submit(FEATURES, CAPTION, options=options).result(60).token_ids) == 7
 
 
+def test_features_in_the_devices_memory_are_features(florence2: Florence2) -> None:
+    """The device is the CPU here."""
+    answer = florence2.submit(borrowed(FEATURES[None]), CAPTION).result(60)
+    assert answer.token_ids.tolist() == florence2.submit(FEATURES, CAPTION).result(60).token_ids.tolist()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -71,6 +91,18 @@ def test_limits_are_the_callers(florence2: Florence2) -> None:
         ({"image_features": FEATURES.astype(np.float64)}, "image_features: must be FP32 .*, not float64"),
         ({"image_features": np.stack([FEATURES, FEATURES])}, "image_features: must be FP32"),
         ({"image_features": np.zeros((), np.float32)}, "image_features: must be FP32"),
+        (
+            {"image_features": borrowed(FEATURES)},
+            rf"image_features: must be FP32 \[1, {SHAPE[0]}, {SHAPE[1]}\]",
+        ),
+        (
+            {"image_features": borrowed(FEATURES[None].astype(np.float64))},
+            r"image_features: must be FP32 .*, not tensor\(double\)",
+        ),
+        (
+            {"image_features": OnGpu()},
+            "image_features: lies in Cuda's memory, and Florence-2 decodes on the cpu",
+        ),
         ({"image_features": FEATURES * np.float32(np.inf)}, "image_features: must be finite"),
         ({"task": OD}, "image_size: is needed for <OD>"),
         ({"task": OD, "image_size": (0, 5)}, "image_size: must be width and height"),

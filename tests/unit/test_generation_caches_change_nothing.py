@@ -17,7 +17,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.generation.cache import KeyValueCache
 from florence2_sam2.server.generation.decoder import DECODER, Decoder, Encoded
 from florence2_sam2.server.generation.device_cache import DeviceCache
-from florence2_sam2.server.generation.device_memory import Block, DeviceMemory
+from florence2_sam2.server.generation.device_memory import Block, DeviceMemory, borrowed
 from florence2_sam2.server.generation.embedding import EMBEDDING
 from florence2_sam2.server.generation.engine import Engine
 from florence2_sam2.server.generation.settings import resolve
@@ -165,6 +165,18 @@ def test_texts_are_the_same_on_a_device(beams: int) -> None:
         texts.append([(one.token_ids, one.log_probability, one.token_log_probabilities) for one in done])
     assert texts[0] == texts[1]
     assert len({tuple(text[0]) for text in texts[0]}) > 1
+
+
+def test_features_are_taken_where_they_lie(decoder: Decoder) -> None:
+    """Without a copy, and the tensor that they came in may go."""
+    given = features(3)
+    lent = borrowed(given[None])
+    assert lent.data_ptr() == given.ctypes.data
+    expected = [np.asarray(value) for value in decoder.encode(given.copy(), prompt(9)).arrays]
+    found = decoder.encode(lent, prompt(9))
+    assert found.length == SPEC.image_tokens + 9
+    for one, other in zip(found.arrays, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), other)
 
 
 def test_rows_are_limited(decoder: Decoder) -> None:

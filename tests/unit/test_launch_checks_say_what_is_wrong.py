@@ -15,6 +15,7 @@ from florence2_sam2.server.launch import checks
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.launch.wheel import find_wheel
 from florence2_sam2.server.manifest import packaged_repository
+from florence2_sam2.server.settings import Settings
 
 
 @pytest.fixture
@@ -72,6 +73,21 @@ def test_a_provider_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
         StartError, match=r"onnxruntime has no NoSuchExecutionProvider, only .*CPUExecutionProvider"
     ):
         checks.check_providers()
+
+
+@pytest.mark.parametrize(
+    ("embedded", "providers", "message"),
+    [
+        (True, ["CUDAExecutionProvider"], "embedded models hand their answers over in host memory"),
+        (False, ["CPUExecutionProvider"], "Florence-2 decodes on the CPU, see FLORENCE2_SAM2_PROVIDERS"),
+    ],
+)
+def test_features_that_cannot_stay_on_a_gpu(embedded: bool, providers: list[str], message: str) -> None:
+    wanted = Settings(features_on_gpu=True)
+    with pytest.raises(StartError, match=f"^features_on_gpu: {message}"):
+        checks.check_features(wanted, embedded, providers)
+    checks.check_features(Settings(), embedded, providers)
+    checks.check_features(wanted, False, ["CUDAExecutionProvider", "CPUExecutionProvider"])
 
 
 def test_an_environment_without_python3(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from florence2_sam2.server import manifest, records
 from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import parse_options
+from florence2_sam2.server.generation.device_memory import borrowed
 from florence2_sam2.server.inputs.pictures import decode_picture
 from florence2_sam2.server.preprocess import to_pixels
 from florence2_sam2.server.priority import give_way
@@ -100,12 +101,12 @@ class TritonPythonModel(AsyncModel):
     async def picture_features(self, request):
         """The request's features FP32 [1,T,D], and the (width, height) of its picture or None."""
         image = tensors.bytes_input(request, "image")
-        features = tensors.array_input(request, "image_features", np.float32, [1, None, None])
+        features = self.given_features(request)
         size = tensors.array_input(request, "image_size", np.int32, [2])
         if (image is None) == (features is None):
             raise InvalidRequest("image", "exactly one of image and image_features is needed")
         if features is not None:
-            return tensors.owned(features), None if size is None else (int(size[0]), int(size[1]))
+            return features, None if size is None else (int(size[0]), int(size[1]))
         if size is not None:
             raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
@@ -117,3 +118,11 @@ class TritonPythonModel(AsyncModel):
             alone=self.is_alone(),
         )
         return encoded["image_features"], (picture.shape[1], picture.shape[0])
+
+    def given_features(self, request):
+        """The request's own features: where they lie on a GPU, or a copy of them; None if it has none."""
+        on_gpu = tensors.gpu_input(request, "image_features")
+        if on_gpu is not None:
+            return borrowed(on_gpu)
+        features = tensors.array_input(request, "image_features", np.float32, [1, None, None])
+        return None if features is None else tensors.owned(features)
