@@ -4,11 +4,12 @@ Triton's own way down refuses every new request to every model at once, and a ca
 or the next step of an ensemble is a new request: what `segment` or `sam2` is working on would fail half-way
 (2.51.0). So the models that call others are unloaded first, callers before those they call; Triton lets an
 unloading model finish. To unload a python model takes it a second, to see that its process is alive, so those that do
-not call each other go together.
+not call each other go together, and all of them where nothing is in flight.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -16,7 +17,11 @@ from florence2_sam2.server.launch.connection import Connection, NoAnswer, Refuse
 
 # Each may call those in the groups after its own. The last group is the leaves: all that are left.
 GROUPS = (("segment_stream", "segment_http"), ("segment",), ("florence2", "sam2"), None)
+# Those that may have another model to call yet, and the output that they tell their health in. (sam2 tells nothing: it
+# is an ensemble, without a process, and so is unloaded at once.)
+CALLERS = {"segment_stream": "event", "segment_http": "result", "segment": "result", "florence2": "info"}
 POLL_SECONDS = 0.05
+_HEALTH_SECONDS = 2.0
 _BUSY = ("READY", "UNLOADING")  # loaded, or still at work
 
 
@@ -32,11 +37,16 @@ def drain(connection: Connection, seconds: float) -> bool:
     """
     end = time.monotonic() + seconds
     try:
-        for group in GROUPS:
-            going = _busy(connection, group)
-            for model in going:
-                connection.post(f"/v2/repository/models/{model}/unload", seconds=seconds)
-            while _busy(connection, going):
+        if _is_idle(connection):
+            # Who comes just now is refused at this door or the next one, by the same code, and may try again.
+            for group in GROUPS[:-1]:
+                _unload(connection, group, seconds)
+            steps: tuple[Sequence[str] | None, ...] = ("sam2",), None
+        else:
+            steps = GROUPS
+        for group in steps:
+            _unload(connection, group, seconds)
+            while _found(connection, group, _BUSY):
                 if time.monotonic() > end:
                     return False
                 time.sleep(POLL_SECONDS)
@@ -45,10 +55,31 @@ def drain(connection: Connection, seconds: float) -> bool:
     return True
 
 
-def _busy(connection: Connection, models: Sequence[str] | None) -> list[str]:
-    """Which of these models, None for all, are not unloaded."""
+def _is_idle(connection: Connection) -> bool:
+    """Whether no request is under way that has other models to call yet, as far as is known."""
     found = states(connection)
-    return [name for name in (found if models is None else models) if found.get(name) in _BUSY]
+    try:
+        told = [
+            json.loads(
+                connection.post(f"/v2/models/{model}/generate", {"health": True}, _HEALTH_SECONDS)[output]
+            )
+            for model, output in CALLERS.items()
+            if found.get(model) == "READY"
+        ]
+    except (NoAnswer, Refused):
+        return False
+    return not any(state["in_flight"] for state in told)
+
+
+def _unload(connection: Connection, models: Sequence[str] | None, seconds: float) -> None:
+    for model in _found(connection, models, ("READY",)):
+        connection.post(f"/v2/repository/models/{model}/unload", seconds=seconds)
+
+
+def _found(connection: Connection, models: Sequence[str] | None, wanted: Sequence[str]) -> list[str]:
+    """Which of these models, None for all, are what is `wanted`."""
+    found = states(connection)
+    return [name for name in (found if models is None else models) if found.get(name) in wanted]
 
 
 def states(connection: Connection) -> dict[str, str]:

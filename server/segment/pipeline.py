@@ -26,11 +26,11 @@ from florence2_sam2.server.segment.candidates import (
 from florence2_sam2.server.segment.finding import find
 from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import (
+    Features,
     Floats,
     Models,
     Picture,
     Run,
-    Sam2Features,
 )
 from florence2_sam2.server.segment.outcome import STAGES, Outcome, Watcher, clock
 from florence2_sam2.server.segment.request import SegmentRequest
@@ -80,7 +80,7 @@ class Pipeline:
         outcome = Outcome(width, height, request.caption, "caller", [], [], timings)
         watcher.started(outcome)
 
-        embedding: asyncio.Task[Sam2Features] | None = None
+        embedding: asyncio.Task[Features] | None = None
         try:
             if self.overlap_sam2 and request.options.boxes is None:
                 embedding = asyncio.create_task(_ahead(seen))
@@ -166,6 +166,6 @@ def _choose_and_upsample(
         candidate.logits = None
 
 
-async def _ahead(seen: Seen) -> Sam2Features:
+async def _ahead(seen: Seen) -> Features:
     with records.span("embed_ahead"):
         return await seen.sam2_features()

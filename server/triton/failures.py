@@ -42,6 +42,11 @@ _TRITONS_OWN = (
     ("health mutex", Overloaded, _DIED),  # it died while it held that
     ("shared memory", Overloaded, "the server is short of shared memory, try again later"),
     ("is not ready", Overloaded, "{model} is being restarted, try again"),
+    (
+        "has no available versions",
+        Overloaded,
+        "{model} is not loaded: the server is stopping, or being changed",
+    ),
 )
 
 

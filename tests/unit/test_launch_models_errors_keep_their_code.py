@@ -47,6 +47,7 @@ def test_over_http_the_message_says_which_kind() -> None:
         ("Stub process 'florence2_0_0' is not healthy.", errors.Overloaded),
         ("Failed to obtain the health mutex.", errors.Overloaded),
         ("Failed to increase the shared memory pool size for key 'florence2_0_0'", errors.Overloaded),
+        ("Request for unknown model: 'florence2' has no available versions", errors.Overloaded),
         ("Failed to process the request(s): something else", ModelFailed),
         ("", ModelFailed),
     ],
