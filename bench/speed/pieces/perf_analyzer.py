@@ -25,7 +25,7 @@ def run(bench: Bench) -> Result:
         )
         return Result([], [Table("perf_analyzer", ["not measured"], [], note)], {"unavailable": str(error)})
     server = bench.server(memory_bytes=0)
-    requests = bench.times(12, 4, 3)
+    requests = bench.times(8, 4, 3)
     bench.output.mkdir(parents=True, exist_ok=True)
     inputs = bench.output / "perf_analyzer-inputs.json"
     settings = {**bench.subject.request, "num_beams": 1}
