@@ -92,6 +92,7 @@ class Florence2:
         options: Florence2Options = Florence2Options(),  # noqa: B008 - frozen
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[list[int]], None] | None = None,
+        alone: bool = False,
     ) -> Future[Florence2Answer]:
         """Queue a request.
 
@@ -104,6 +105,7 @@ class Florence2:
             cancelled: asked before the request begins and after each token, from another thread: true ends it with
                 Cancelled, an exception with that exception.
             progress: gets the token ids so far, now and then, from another thread; a beam search may take them back.
+            alone: whether nothing else is under way, as far as is known.
 
         Raises:
             InvalidRequest: a field is wrong.
@@ -130,7 +132,9 @@ class Florence2:
             except Exception as error:
                 answer.set_exception(error)
 
-        running = self._engine.submit(features, prompt.ids, settings, options.priority, cancelled, progress)
+        running = self._engine.submit(
+            features, prompt.ids, settings, options.priority, cancelled, progress, alone
+        )
         running.add_done_callback(finish)
         return answer
 

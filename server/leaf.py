@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.onnx_session import open_session, threads_alone
+from florence2_sam2.server.onnx_session import open_session, session_alone
 from florence2_sam2.server.triton import bls, failures
 from florence2_sam2.server.triton.sync_model import SyncModel
 from florence2_sam2.server.triton.tensors import array_input, array_output, required
@@ -60,30 +60,20 @@ class OnnxModel(SyncModel):
 
 class EncoderModel(OnnxModel):
     """A picture's encoder. A small one has one thread, which serves many callers best, and a second session with more
-    for a request that has the machine to itself.
-
-    What else is under way must not change an answer, so the second one is used only if it gives the same bits; it is
-    tried at the start.
-    """
+    for a request that has the machine to itself."""
 
     def start(self) -> None:
         super().start()
-        self._alone = self._session
-        if several := threads_alone(self.folder / MODEL_FILE):
-            session = open_session(self.folder / MODEL_FILE, intra_op_threads=several)
-            if self._gives_the_same(session):
-                self._alone = session
+        self._alone = session_alone(self.folder / MODEL_FILE, self._session, [self._noise()])
 
     def session_for(self, request: InferenceRequest) -> InferenceSession:
         return self._alone if bls.ALONE in failures.parameters(request) else self._session
 
-    def _gives_the_same(self, session: InferenceSession) -> bool:
+    def _noise(self) -> dict[str, Any]:
         noise = np.random.default_rng(0)
-        feeds = {
+        return {
             node.name: noise.integers(
                 256, size=[side if isinstance(side, int) else 1 for side in node.shape], dtype=np.uint8
             )
-            for node in session.get_inputs()
+            for node in self._session.get_inputs()
         }
-        pairs = zip(self._session.run(None, feeds), session.run(None, feeds), strict=True)
-        return all(np.array_equal(one, other) for one, other in pairs)

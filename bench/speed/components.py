@@ -222,7 +222,8 @@ class Components:
 
 def threads_of(path: Path) -> int | None:
     """Of a graph's session as the server runs it for a request that is alone; None: as ever."""
-    return (threads_alone(path) or None) if path.parents[1].name in ENCODERS else None
+    small = path.name == TEXT_ENCODER or path.parents[1].name in ENCODERS
+    return (threads_alone(path) or None) if small else None
 
 
 def profiled(path: Path, feeds: Feeds, repeats: int) -> list[Node]:

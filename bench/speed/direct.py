@@ -88,7 +88,9 @@ class DirectModels:
             priority="bulk" if options.priority == "bulk" else "interactive",
         )
         assert isinstance(features, np.ndarray)
-        answer = await asyncio.wrap_future(self.florence2.submit(features, task, text, size, given))
+        answer = await asyncio.wrap_future(
+            self.florence2.submit(features, task, text, size, given, alone=True)
+        )
         rows = [region.as_json() for region in answer.regions]
         regions = [Region.from_json(row) for row in rows if "box" in row]
         return Generated(answer.text, tuple(regions), tuple(answer.warnings))

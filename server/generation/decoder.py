@@ -24,6 +24,7 @@ from florence2_sam2.server.onnx_session import (
     TENSORRT,
     ProviderError,
     open_session,
+    session_alone,
     wanted_providers,
 )
 
@@ -71,8 +72,9 @@ class Decoder:
                 f"{PROVIDERS_VARIABLE}, or export without --decoder-weights int8"
             )
         self._text_encoder = open_session(folder / TEXT_ENCODER)
-        self._session = open_session(folder / DECODER, plan_memory=True)
         self._prompt_embedding, self._embedding = embeddings(folder)
+        self._alone = session_alone(folder / TEXT_ENCODER, self._text_encoder, _tries(florence2))
+        self._session = open_session(folder / DECODER, plan_memory=True)
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
@@ -101,9 +103,11 @@ class Decoder:
         """Where it computes, in onnxruntime's words: "cpu" or "cuda"."""
         return "cpu" if self._memory is None else self._memory.device
 
-    def encode(self, image_features: ImageFeatures, prompt_ids: NDArray[np.int64]) -> Encoded:
+    def encode(
+        self, image_features: ImageFeatures, prompt_ids: NDArray[np.int64], alone: bool = False
+    ) -> Encoded:
         """Run the text encoder for one prompt. Features [T, D], or [1, T, D] in the device's memory; ids [P] with `<s>`
-        and `</s>`."""
+        and `</s>`. `alone`: nothing else is under way, so that it may take the whole machine."""
         on_device = image_features if isinstance(image_features, onnxruntime.OrtValue) else None
         if on_device is not None and self._memory is None:
             image_features, on_device = on_device.numpy()[0], None
@@ -116,7 +120,8 @@ class Decoder:
             feeds["image_features"] = image_features[None]
         length = self._image_tokens + len(prompt_ids)
         if self._memory is None:
-            return Encoded([array[0] for array in self._text_encoder.run(outputs, feeds)], length)
+            session = self._alone if alone else self._text_encoder
+            return Encoded([array[0] for array in session.run(outputs, feeds)], length)
         binding = self._text_encoder.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
@@ -272,3 +277,16 @@ def _beside_prompts(
     places = np.empty(len(prompt_of), np.int64)
     places[by_prompt] = which * beside.shape[1] + rank
     return beside, places
+
+
+def _tries(florence2: manifest.Florence2) -> list[dict[str, NDArray[Any]]]:
+    """Noise for the text encoder, as features and prompts of some lengths."""
+    noise, width = np.random.default_rng(0), florence2.feature_dim
+    return [
+        {
+            "image_features": noise.standard_normal((1, florence2.image_tokens, width), np.float32),
+            "inputs_embeds": noise.standard_normal((1, length, width), np.float32),
+            "prompt_lengths": np.array([length], np.int64),
+        }
+        for length in (8, 13, 40)
+    ]

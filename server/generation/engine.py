@@ -115,12 +115,14 @@ class Engine:
         priority: Priority = "interactive",
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[list[int]], None] | None = None,
+        alone: bool = False,
     ) -> Future[Completed]:
         """Queue a request. `image_features` as the decoder takes them, `prompt_ids` [P] with `<s>` and `</s>`.
 
         `cancelled` is called from the engine's thread before the request begins and after each of its steps; it
         must be quick. When it is true the future gets Cancelled, when it raises, that error. `progress` gets the tokens
-        so far, after a step, now and then; a beam search may take them back.
+        so far, after a step, now and then; a beam search may take them back. `alone`: nothing else is under way, as
+        far as is known.
 
         Raises:
             Overloaded: `max_waiting` requests wait already, or the engine has been closed.
@@ -128,7 +130,7 @@ class Engine:
         """
         if settings.num_beams > self._decoder.max_rows:
             raise ValueError(f"{settings.num_beams} beams do not fit {self._decoder.max_rows} rows")
-        request = Request(image_features, prompt_ids, settings, priority, cancelled, progress)
+        request = Request(image_features, prompt_ids, settings, priority, cancelled, progress, alone)
         with self._changed:
             if self._closed:
                 raise Overloaded("the server is shutting down")
@@ -202,7 +204,8 @@ class Engine:
             return
         # Whatever one request's features or prompt bring about must not end the thread that serves all.
         try:
-            encoded = self._decoder.encode(request.image_features, request.prompt_ids)
+            alone = request.alone and not self._active
+            encoded = self._decoder.encode(request.image_features, request.prompt_ids, alone)
             row = self._decoder.add(encoded)
         except Exception as error:
             request.fail(error)

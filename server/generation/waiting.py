@@ -48,6 +48,7 @@ class Request:
     priority: Priority
     cancelled: Callable[[], bool]
     progress: Callable[[list[int]], None] | None = None
+    alone: bool = False
     future: Future[Completed] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
 

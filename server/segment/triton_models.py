@@ -106,7 +106,11 @@ class TritonModels:
         }
         try:
             answer = await bls.call_with_line(
-                "florence2", inputs, ["text", "regions", "info"], lambda event: tell(Written(**event))
+                "florence2",
+                inputs,
+                ["text", "regions", "info"],
+                lambda event: tell(Written(**event)),
+                alone=self._is_alone(),
             )
         except InvalidRequest as refused:
             if refused.field == "text":

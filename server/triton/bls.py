@@ -43,6 +43,7 @@ async def call_with_line(
     outputs: Sequence[str],
     heard: Callable[[lines.Event], None] = ignored,
     hands_on: bool = False,
+    alone: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """`call` of an `AsyncModel`, which hears when this call is given up, and may say something before it answers.
 
@@ -50,6 +51,7 @@ async def call_with_line(
         heard: gets what it says, in order, before this returns.
         hands_on: whether this is the call that is being answered in another form: what is noted of the one is then
             said of the other.
+        alone: whether nothing else is under way, as far as is known.
     """
     record = records.current()
     with records.span(model) as span:
@@ -61,7 +63,7 @@ async def call_with_line(
                 record.adopt(event[RECORD], span, hands_on)
 
         async with lines.exchange().line(listen) as (address, ended):
-            parameters = {lines.PARAMETER: address}
+            parameters = {lines.PARAMETER: address, **_marks(alone)}
             try:
                 answer = await _call(model, inputs, outputs, None, parameters, watched=False)
             except Exception:  # not what gives the call up
@@ -119,9 +121,12 @@ async def call_for_tensors(
     has one, whatever the other model runs on; then `as_numpy` cannot read them, and another call copies them within
     the GPU, as often as they are handed on.
     """
-    parameters: dict[str, str | bool] = {ALONE: True} if alone else {}
     with records.span(model):
-        return await _call(model, inputs, outputs, timeout, parameters, watched=True, on_gpu=on_gpu)
+        return await _call(model, inputs, outputs, timeout, _marks(alone), watched=True, on_gpu=on_gpu)
+
+
+def _marks(alone: bool) -> dict[str, str | bool]:
+    return {ALONE: True} if alone else {}
 
 
 async def call_ahead(model: str, parameters: Mapping[str, str | bool], output: str) -> NDArray[Any]:

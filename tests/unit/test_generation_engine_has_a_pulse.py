@@ -28,7 +28,7 @@ class Decoder:
         self.gate.set()
         self.bug = False
 
-    def encode(self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> None:
+    def encode(self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64], alone: bool) -> None:
         pass
 
     def add(self, encoded: None) -> int:

@@ -34,6 +34,7 @@ class HistoryDecoder:
         self.histories: list[tuple[int, ...]] = []
         self.batches: list[int] = []
         self.encoded: list[int] = []
+        self.alone: list[bool] = []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -41,8 +42,11 @@ class HistoryDecoder:
     def rows(self) -> int:
         return len(self.histories)
 
-    def encode(self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64]) -> tuple[int, ...]:
+    def encode(
+        self, image_features: NDArray[np.float32], prompt_ids: NDArray[np.int64], alone: bool
+    ) -> tuple[int, ...]:
         self.encoded.append(int(prompt_ids[0]))
+        self.alone.append(alone)
         if image_features.ndim != 2:
             raise RuntimeError("features of the wrong shape")
         return tuple(prompt_ids.tolist())
@@ -137,6 +141,20 @@ def test_tokens_are_those_of_a_request_alone(engine: Engine, decoder: HistoryDec
         assert future.result(30).token_ids == alone(prompt, settings)
     assert max(decoder.batches) == 8, "requests should have shared the decoder"
     eventually(lambda: engine.load() == {"waiting": 0, "decoding": 0, "rows": 0})
+
+
+def test_nobody_takes_the_machine_beside_a_text(engine: Engine, decoder: HistoryDecoder) -> None:
+    submit(engine, [1]).result(10)
+    submit(engine, [2], alone=True).result(10)
+    eventually(lambda: not engine.load()["decoding"])
+    decoder.gate.clear()
+    futures = [submit(engine, [3], alone=True)]
+    eventually(lambda: decoder.rows == 1)
+    futures.append(submit(engine, [4], alone=True))
+    decoder.gate.set()
+    for future in futures:
+        future.result(10)
+    assert decoder.alone == [False, True, True, False]
 
 
 def test_a_broken_request_harms_nobody(engine: Engine) -> None:

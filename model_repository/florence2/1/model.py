@@ -69,7 +69,14 @@ class TritonPythonModel(AsyncModel):
             self.loop.call_soon_threadsafe(self.tell, call, token_ids)
 
         running = self.florence2.submit(
-            features, task, text, size, options, call.cancelled, progress if call.has_line else None
+            features,
+            task,
+            text,
+            size,
+            options,
+            call.cancelled,
+            progress if call.has_line else None,
+            alone=bls.ALONE in call.parameters or (not call.has_line and self.is_alone()),
         )
         began = time.perf_counter()
         answer = await asyncio.wrap_future(running)
