@@ -22,7 +22,8 @@ from bench.gpu.job import Job
 from bench.gpu.machine import gpus
 from bench.speed import machine, report
 from bench.speed.recording import all_kept, recorded
-from florence2_sam2.server.onnx_session import CPU, CUDA
+from florence2_sam2.server.onnx_session import CUDA
+from florence2_sam2.server.processor import CPU
 
 PARTS = ("checks", "device", "parity", "encoders", "decoder", "plans", "serving")
 CHECKS = ("checks",)  # need no GPU
