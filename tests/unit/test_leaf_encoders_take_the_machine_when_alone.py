@@ -125,3 +125,30 @@ def test_how_many_threads(
     file = tmp_path / "model.onnx"
     file.write_bytes(bytes(size))
     assert processor.threads_alone(file) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "environment", "size", "expected"),
+    [
+        (1, {}, 10, False),
+        (2, {}, 10, True),
+        (2, {}, 2**24, False),
+        (16, {processor.THREADS_VARIABLE: "4"}, 2**24, True),
+        (16, {processor.PROVIDERS_VARIABLE: "CUDAExecutionProvider"}, 10, False),
+    ],
+)
+def test_who_leaves_cores_to_others(
+    cores: int,
+    environment: dict[str, str],
+    size: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(processor, "cores", lambda: cores)
+    monkeypatch.delenv(processor.THREADS_VARIABLE, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "decoder.onnx"
+    file.write_bytes(bytes(size))
+    assert processor.leaves_cores(file) is expected
