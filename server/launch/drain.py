@@ -16,7 +16,12 @@ from collections.abc import Sequence
 from florence2_sam2.server.launch.connection import Connection, NoAnswer, Refused
 
 # Each may call those in the groups after its own. The last group is the leaves: all that are left.
-GROUPS = (("segment_stream", "segment_http"), ("segment",), ("florence2", "sam2"), None)
+GROUPS: tuple[Sequence[str] | None, ...] = (
+    ("segment_stream", "segment_http"),
+    ("segment",),
+    ("florence2", "sam2"),
+    None,
+)
 # Those that may have another model to call yet, and the output that they tell their health in. (sam2 tells nothing: it
 # is an ensemble, without a process, and so is unloaded at once.)
 CALLERS = {"segment_stream": "event", "segment_http": "result", "segment": "result", "florence2": "info"}
@@ -39,8 +44,8 @@ def drain(connection: Connection, seconds: float) -> bool:
     try:
         if _is_idle(connection):
             # Who comes just now is refused at this door or the next one, by the same code, and may try again.
-            for group in GROUPS[:-1]:
-                _unload(connection, group, seconds)
+            for callers in GROUPS[:-1]:
+                _unload(connection, callers, seconds)
             steps: tuple[Sequence[str] | None, ...] = ("sam2",), None
         else:
             steps = GROUPS
