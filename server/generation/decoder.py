@@ -65,9 +65,9 @@ class Decoder:
                 f"{PROVIDERS_VARIABLE}, or export without --decoder-weights int8"
             )
         self._text_encoder = open_session(folder / TEXT_ENCODER)
-        self._prompt_embedding, self._embedding = embeddings(folder)
-        self._alone = session_alone(folder / TEXT_ENCODER, self._text_encoder, _tries(florence2))
+        self._text_encoder_alone = session_alone(folder / TEXT_ENCODER, self._text_encoder, _tries(florence2))
         self._session = open_session(folder / DECODER, plan_memory=True)
+        self._prompt_embedding, self._embedding = embeddings(folder)
         self.max_rows = max_rows
         self.rows = 0
         self._layers = shape.layers
@@ -113,7 +113,7 @@ class Decoder:
             feeds["image_features"] = image_features[None]
         length = self._image_tokens + len(prompt_ids)
         if self._memory is None:
-            session = self._alone if alone else self._text_encoder
+            session = self._text_encoder_alone if alone else self._text_encoder
             return Encoded([array[0] for array in session.run(outputs, feeds)], length)
         binding = self._text_encoder.io_binding()
         for name, array in feeds.items():

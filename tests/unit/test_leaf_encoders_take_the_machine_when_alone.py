@@ -84,9 +84,9 @@ def test_the_text_encoder_too(four_cores: None) -> None:
     folder = packaged_repository() / "florence2" / "1"
     spec = manifest.Florence2.read(folder)
     decoder = Decoder(folder, spec, max_rows=1)
-    if decoder._alone is decoder._text_encoder:
+    if decoder._text_encoder_alone is decoder._text_encoder:
         pytest.skip("this processor's kernels do not give the same bits, so there is one session")
-    assert decoder._alone.get_session_options().intra_op_num_threads == 4
+    assert decoder._text_encoder_alone.get_session_options().intra_op_num_threads == 4
     noise = np.random.default_rng(0)
     features = noise.standard_normal((spec.image_tokens, spec.feature_dim), np.float32)
     for length in (3, 4, 5, 7, 9, 16, 17, 31, 64, 100):
