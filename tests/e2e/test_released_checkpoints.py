@@ -140,6 +140,7 @@ def user(tmp_path: Path, hub: HubServer) -> Iterator[User]:
     one.leave()
 
 
+@pytest.mark.long
 def test_two_first_starts_export_once_and_later_ones_need_nothing(
     user: User, hub: HubServer, small_checkpoints: Path
 ) -> None:

@@ -166,6 +166,7 @@ def quiet() -> Callable[[str], None]:
     return lambda text: None
 
 
+@pytest.mark.long
 def test_one_half_at_a_time(small_checkpoints: Path, tmp_path: Path, quiet: Callable[[str], None]) -> None:
     repository = tmp_path / "repository"
     export(repository, florence2_checkpoint=str(small_checkpoints / "florence2"), report=quiet)

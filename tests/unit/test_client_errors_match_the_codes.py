@@ -45,7 +45,7 @@ def refused(code: grpc.StatusCode, message: str, asynchronous: bool = False) -> 
         raise Refusal(code, message)
 
     with serving(reply) as peer, pytest.raises(SegmenterError) as caught:
-        segment(peer.address, asynchronous)
+        segment(peer.address, asynchronous, timeout=2)
     return caught.value
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from florence2_sam2.server import manifest, records
 from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
+from florence2_sam2.server.florence2_features import encoded, given_features
 from florence2_sam2.server.florence2_options import parse_options
-from florence2_sam2.server.generation.device_memory import borrowed
 from florence2_sam2.server.inputs.pictures import decode_picture
 from florence2_sam2.server.preprocess import to_pixels
 from florence2_sam2.server.priority import give_way
@@ -68,15 +68,10 @@ class TritonPythonModel(AsyncModel):
         def progress(token_ids):  # in the decoder's thread, which has other things to do
             self.loop.call_soon_threadsafe(self.tell, call, token_ids)
 
+        told = progress if call.has_line else None
+        alone = bls.ALONE in call.parameters or (not call.has_line and self.is_alone())
         running = self.florence2.submit(
-            features,
-            task,
-            text,
-            size,
-            options,
-            call.cancelled,
-            progress if call.has_line else None,
-            alone=bls.ALONE in call.parameters or (not call.has_line and self.is_alone()),
+            features, task, text, size, options, call.cancelled, told, alone=alone
         )
         began = time.perf_counter()
         answer = await asyncio.wrap_future(running)
@@ -108,7 +103,7 @@ class TritonPythonModel(AsyncModel):
     async def picture_features(self, request):
         """The request's features FP32 [1,T,D], and the (width, height) of its picture or None."""
         image = tensors.bytes_input(request, "image")
-        features = self.given_features(request)
+        features = given_features(request)
         size = tensors.array_input(request, "image_size", np.int32, [2])
         if (image is None) == (features is None):
             raise InvalidRequest("image", "exactly one of image and image_features is needed")
@@ -118,18 +113,5 @@ class TritonPythonModel(AsyncModel):
             raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
         pixels = await self.in_pool(to_pixels, picture, self.spec.image)
-        encoded = await bls.call(
-            "florence2_vision_encoder",
-            {"pixels": pixels},
-            ["image_features"],
-            alone=self.is_alone(),
-        )
-        return encoded["image_features"], (picture.shape[1], picture.shape[0])
-
-    def given_features(self, request):
-        """The request's own features: where they lie on a GPU, or a copy of them; None if it has none."""
-        on_gpu = tensors.gpu_input(request, "image_features")
-        if on_gpu is not None:
-            return borrowed(on_gpu)
-        features = tensors.array_input(request, "image_features", np.float32, [1, None, None])
-        return None if features is None else tensors.owned(features)
+        features = await encoded(pixels, self.is_alone(), self.settings.features_on_gpu)
+        return features, (picture.shape[1], picture.shape[0])
