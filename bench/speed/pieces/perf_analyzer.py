@@ -9,7 +9,7 @@ from bench.speed.bench import Bench
 from bench.speed.direct import inputs_of
 from bench.speed.results import Result, Row, Table
 
-CALLERS = (1, 2, 4, 8)
+CALLERS, FEWER = (1, 2, 4, 8), (1, 4, 8)  # at full size, on small checkpoints
 FIRST = 70_000
 STABLE_PERCENT = 10.0
 
@@ -31,7 +31,7 @@ def run(bench: Bench) -> Result:
     settings = {**bench.subject.request, "num_beams": 1}
     pictures = bench.pictures(bench.times(64, 16, 4), FIRST)
     perf_analyzer.write_inputs(inputs, [inputs_of(picture, settings) for picture in pictures])
-    callers = CALLERS if not bench.choices.quick else CALLERS[:1]
+    callers = (CALLERS if bench.subject.is_full else FEWER)[: bench.times(4, 4, 1)]
     stable = perf_analyzer.ANY_PERCENT if bench.choices.quick else STABLE_PERCENT
     measured = [perf_analyzer.measure(tool, server, inputs, count, requests, stable) for count in callers]
     rows = [one.columns for one in measured]

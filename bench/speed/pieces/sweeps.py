@@ -83,7 +83,7 @@ def reduced(bench: Bench) -> list[dict[str, Any]]:
     points = []
     for value in REDUCED if not bench.choices.quick else REDUCED[:1]:
         rows = []
-        for number in range(1 + bench.times(2, 2, 1)):
+        for number in range(1 + bench.times(1, 2, 1)):
             picture = pictures.picture(FIRST + number, *pictures.size_of(value))
             answers = [
                 bench.segment(picture, num_beams=1, reduced_decode=asked, output_mask=True)[1]
