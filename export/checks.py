@@ -16,8 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.graphs import Form, Graph
 from florence2_sam2.server.manifest import Parity
-from florence2_sam2.server.onnx_session import open_session
-from florence2_sam2.server.processor import CPU, is_small
+from florence2_sam2.server.onnx_session import CPU, is_small, open_session
 
 Array = NDArray[Any]
 

@@ -16,8 +16,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from florence2_sam2.server.onnx_session import open_session
-from florence2_sam2.server.processor import CPU
+from florence2_sam2.server.onnx_session import CPU, open_session
 
 Name = TypeVar("Name", bound=str)
 

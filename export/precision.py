@@ -22,8 +22,7 @@ from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from florence2_sam2.server.onnx_session import open_session
-from florence2_sam2.server.processor import CPU, SMALL_BYTES
+from florence2_sam2.server.onnx_session import CPU, SMALL_BYTES, open_session
 
 FLOAT32_OPERATORS = ("LayerNormalization", "Softmax", "ReduceMean", "ReduceSum")
 

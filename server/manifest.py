@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 PLAN = "model.plan"  # TensorRT's form of a leaf model's model.onnx
-FLORENCE2_DECODER = "decoder.onnx"  # beside the manifest of florence2
 FORMAT = 3  # raised when a server can no longer use what was exported before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from florence2_sam2.server.processor import CPU, wanted_providers
+from florence2_sam2.server.onnx_session import CPU, wanted_providers
 
 _NICEST = 19  # Linux's lowest priority
 

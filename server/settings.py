@@ -86,7 +86,7 @@ class Settings:
         1,
     )
     overlap_sam2: bool = _setting(
-        False, "run SAM2's encoder beside Florence-2 for every call, not only for one that finds idle cores"
+        False, "run SAM2's encoder beside Florence-2's decoding instead of after it"
     )
     features_on_gpu: bool = _setting(
         False, "leave features in the GPU's memory for the models that take them, instead of keeping them"

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2, Florence2Answer
 from florence2_sam2.server.florence2_options import Florence2Options
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import CPU, open_session
 from florence2_sam2.server.preprocess import to_pixels
-from florence2_sam2.server.processor import CPU
 from florence2_sam2.training.scenes import Scene
 
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"

@@ -25,9 +25,8 @@ from florence2_sam2.export.graphs import computed
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.embedding import embeddings
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import CPU, open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
-from florence2_sam2.server.processor import CPU
 
 Array = NDArray[Any]
 

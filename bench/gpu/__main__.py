@@ -22,8 +22,7 @@ from bench.gpu.job import Job
 from bench.gpu.machine import gpus
 from bench.speed import machine, report
 from bench.speed.recording import all_kept, recorded
-from florence2_sam2.server.onnx_session import CUDA
-from florence2_sam2.server.processor import CPU
+from florence2_sam2.server.onnx_session import CPU, CUDA
 
 PARTS = ("checks", "device", "parity", "encoders", "decoder", "plans", "serving")
 CHECKS = ("checks",)  # need no GPU

@@ -12,8 +12,7 @@ from bench.gpu.side import Side
 from bench.speed.pictures import picture
 from bench.speed.worker import SERVERS_THREADS, Worker
 from florence2_sam2.server.manifest import read_sam2
-from florence2_sam2.server.onnx_session import PROVIDER_OPTIONS_VARIABLE
-from florence2_sam2.server.processor import CPU, PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import CPU, PROVIDER_OPTIONS_VARIABLE, PROVIDERS_VARIABLE
 
 PRECISIONS = ("fp32", "fp16")
 

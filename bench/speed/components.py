@@ -21,9 +21,8 @@ from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.florence2_prompts import Prompts
 from florence2_sam2.server.generation.decoder import DECODER, TEXT_ENCODER, Decoder
 from florence2_sam2.server.generation.embedding import embeddings
-from florence2_sam2.server.onnx_session import open_session
+from florence2_sam2.server.onnx_session import open_session, threads_alone
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
-from florence2_sam2.server.processor import threads_alone
 from florence2_sam2.server.segment.candidates import (
     Candidate,
     drop_degenerate,

@@ -21,7 +21,7 @@ from bench.speed.components import threads_of
 from bench.speed.fixed_boxes import FixedBoxes
 from florence2_sam2.client import Segmentation
 from florence2_sam2.client.images import encode
-from florence2_sam2.server import manifest, processor
+from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
 from florence2_sam2.server.onnx_session import open_session
@@ -63,7 +63,6 @@ class DirectModels:
             for path in [manifest.version_folder(repository, name) / "model.onnx"]
         }
         folder = manifest.version_folder(repository, "florence2")
-        self.decoding_leaves_cores = processor.leaves_cores(folder / manifest.FLORENCE2_DECODER)
         self.florence2 = Florence2(folder, self._spec, max_rows=settings.decoder_rows)
         # Waiting for a network holds none of the service's own threads, as waiting for BLS does not.
         self._calls = ThreadPoolExecutor(8, "calls")

@@ -18,11 +18,18 @@ from florence2_sam2.server.generation.cache import KeyValueCache, bind_input, bi
 from florence2_sam2.server.generation.device_cache import DeviceCache
 from florence2_sam2.server.generation.device_memory import DeviceMemory, run
 from florence2_sam2.server.generation.embedding import embeddings
-from florence2_sam2.server.onnx_session import TENSORRT, ProviderError, open_session, session_alone
-from florence2_sam2.server.processor import CPU, PROVIDERS_VARIABLE, wanted_providers
+from florence2_sam2.server.onnx_session import (
+    CPU,
+    PROVIDERS_VARIABLE,
+    TENSORRT,
+    ProviderError,
+    open_session,
+    session_alone,
+    wanted_providers,
+)
 
 TEXT_ENCODER = "text_encoder.onnx"
-DECODER = manifest.FLORENCE2_DECODER
+DECODER = "decoder.onnx"
 
 # Every step pays for the whole capacity of its rows, every growth for a copy of them.
 _SELF_GRANULARITY = 64

@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from florence2_sam2.server import access_log, manifest, processor, tracing
+from florence2_sam2.server import access_log, manifest, tracing
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.settings import Settings
 
@@ -91,13 +91,13 @@ def check_providers() -> list[str]:
         onnx_session.provider_options()
     except onnx_session.ProviderError as error:
         raise StartError(str(error)) from None
-    wanted = processor.wanted_providers()
+    wanted = onnx_session.wanted_providers()
     available = onnxruntime.get_available_providers()
     missing = [name for name in wanted if name not in available]
     if missing:
         raise StartError(
             f"onnxruntime has no {', '.join(missing)}, only {', '.join(available)}: set"
-            f" {processor.PROVIDERS_VARIABLE}, or install the extra [server-gpu] instead of [server]"
+            f" {onnx_session.PROVIDERS_VARIABLE}, or install the extra [server-gpu] instead of [server]"
         )
     return wanted
 
@@ -203,9 +203,11 @@ def check_features(settings: Settings, embedded: bool, providers: Sequence[str])
             "features_on_gpu: embedded models hand their answers over in host memory; it is for Triton's own backends,"
             " as in NVIDIA's container"
         )
-    if providers[0] == processor.CPU:
+    from florence2_sam2.server import onnx_session
+
+    if providers[0] == onnx_session.CPU:
         raise StartError(
-            f"features_on_gpu: Florence-2 decodes on the CPU, see {processor.PROVIDERS_VARIABLE}"
+            f"features_on_gpu: Florence-2 decodes on the CPU, see {onnx_session.PROVIDERS_VARIABLE}"
         )
 
 

@@ -186,7 +186,6 @@ class Models(Protocol):
 
     identities: dict[str, dict[str, Any]]
     input_size: tuple[int, int]  # the largest width and height that an encoder resizes a picture to
-    decoding_leaves_cores: bool  # whether a call that is alone decodes beside cores that do nothing
 
     async def image_features(self, picture: Pixels) -> Features:
         """Florence-2's features of a picture."""

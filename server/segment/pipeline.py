@@ -7,7 +7,6 @@ looks whether its caller is still there.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,15 +43,13 @@ BOXES_AT_ONCE = 32
 
 @dataclass
 class Pipeline:
-    """The stages of one server: its models, its worker threads, whether SAM2's encoder runs beside Florence-2 for every
-    call, what earlier calls have cost, and whether a call whose decoding begins finds cores that do nothing, so that
-    SAM2's encoder may begin as well."""
+    """The stages of one server: its models, its worker threads, whether SAM2's encoder runs beside the decoding, and
+    what earlier calls have cost."""
 
     models: Models
     run: Run
     overlap_sam2: bool = False
     memory: Memory = field(default_factory=lambda: Memory(0))
-    has_cores_to_spare: Callable[[], bool] = lambda: False
 
     async def __call__(
         self,
@@ -84,18 +81,9 @@ class Pipeline:
         watcher.started(outcome)
 
         embedding: asyncio.Task[Features] | None = None
-        context = contextvars.copy_context()  # of the call, whoever asks
-
-        def embed_ahead() -> None:
-            nonlocal embedding
-            if embedding is None and (self.overlap_sam2 or self.has_cores_to_spare()):
-                embedding = asyncio.create_task(_ahead(seen), context=context)
-
         try:
-            if request.options.boxes is None:
-                seen.decoding = embed_ahead
-                if self.overlap_sam2:
-                    embed_ahead()
+            if self.overlap_sam2 and request.options.boxes is None:
+                embedding = asyncio.create_task(_ahead(seen))
             await find(request, seen, outcome, leave_if_cancelled, watcher)
             drop_degenerate(outcome.candidates, width, height)
             drop_large(outcome.candidates, width, height, request.area_threshold)
@@ -128,7 +116,6 @@ class Pipeline:
                     else:
                         await self.run(_choose_and_upsample, outcome, request, leave_if_cancelled)
         finally:
-            seen.decoding = lambda: None  # a text that others wait for goes on
             if embedding is not None:
                 embedding.cancel()
         leave_if_cancelled()

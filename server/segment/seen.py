@@ -36,8 +36,6 @@ class Seen:
         # What this call had once it has until it ends, however small the memory.
         self._image_features: Features | None = None
         self._sam2_features: Features | None = None
-        # Called when Florence-2 has the picture's features and begins to write about it.
-        self.decoding: Callable[[], None] = _nothing
 
     def window(self, box: tuple[int, int, int, int]) -> Seen:
         """A part of the picture, x1 y1 x2 y2 in pixels, as a picture of its own."""
@@ -64,7 +62,6 @@ class Seen:
 
         async def work(tell: Tell) -> Generated:
             features = await self.image_features()
-            self.decoding()
             return await self._models.generate(features, self.picture.size, task, text, options, tell)
 
         if not self._memory.holds(
@@ -127,9 +124,6 @@ class Seen:
 
     def _masks_key(self, boxes: Floats) -> Hashable:
         return "masks", self.picture.digest, np.ascontiguousarray(boxes, np.float32).tobytes()
-
-
-def _nothing() -> None: ...
 
 
 def _generated_bytes(answer: Generated) -> int:

@@ -49,7 +49,7 @@ class SegmentService:
         self._metrics = metrics or Metrics()
         self._memory = Memory(settings.memory_bytes)
         self._loader = Loader(settings, self._memory, models.input_size)
-        self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory, self._has_cores_to_spare)
+        self._pipeline = Pipeline(models, run, settings.overlap_sam2, self._memory)
         self._turns = Turns(settings.bulk_beside, settings.bulk_runs)
         self._gate = Gate(settings.max_in_flight, settings.max_queue, settings.queue_seconds, self._turns)
         self._fetches = Fetches(settings.max_fetches)
@@ -114,10 +114,6 @@ class SegmentService:
     def is_alone(self) -> bool:
         """Whether one call at most is worked on. Those that fetch or wait take nobody's cores."""
         return self._gate.inside <= 1
-
-    def _has_cores_to_spare(self) -> bool:
-        """Whether decoding leaves cores that nobody else uses."""
-        return self._models.decoding_leaves_cores and self.is_alone()
 
     @property
     def waiting(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from florence2_sam2.server import manifest, processor
+from florence2_sam2.server import manifest
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
@@ -66,8 +66,6 @@ class TritonModels:
             "sam2": dict(self._sam2.identity()),
         }
         self.input_size = largest(self._florence2.image, self._sam2.image)
-        decoder = manifest.version_folder(repository, "florence2") / manifest.FLORENCE2_DECODER
-        self.decoding_leaves_cores = processor.leaves_cores(decoder)
 
     def close(self) -> None:
         """Give shared memory back, after the last call: a process that ends with some of it crashes (24.10)."""

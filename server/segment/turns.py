@@ -112,7 +112,6 @@ class _InTurns:
         self._models, self._call = models, call
         self._turns = call._turns
         self.identities, self.input_size = models.identities, models.input_size
-        self.decoding_leaves_cores = models.decoding_leaves_cores
 
     async def image_features(self, picture: Pixels) -> Features:
         return await self._turns.run("image", self._call, lambda: self._models.image_features(picture))

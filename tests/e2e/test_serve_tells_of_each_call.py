@@ -27,13 +27,11 @@ from picture_server import PATH, serving
 from florence2_sam2.client import DeadlineExceeded, InvalidRequest, Segmenter, SegmenterError
 from florence2_sam2.server.launch import embedded
 from florence2_sam2.server.launch.embedded import EmbeddedServer
-from florence2_sam2.server.processor import cores
 from florence2_sam2.server.settings import Settings
 
 pytestmark = pytest.mark.server
 
 BOXES = [[20, 20, 80, 80]]
-AHEAD = "embed_ahead"
 STAGES = ["check", "wait", "decode", "caption", "ground", "embed", "masks", "postprocess", "answer"]
 SECRET = "a word that nobody may read"
 
@@ -117,9 +115,6 @@ def test_a_call_has_a_line_and_a_span_for_each_stage(told: Told) -> None:
     took = time.time() - began
     line = told.line("whole")
     assert abs(datetime.fromisoformat(line.pop("time")).timestamp() - began) < took + 1
-    # Beside the decoding, for a call that is alone on several cores.
-    ahead = line["stages_ms"].pop(AHEAD, 0)
-    assert (ahead > 0) == (cores() > 1)
     assert 0 < sum(line["stages_ms"].values()) <= 1e3 * line["seconds"] + 1
     assert 0 < line.pop("seconds") < took
     assert list(line.pop("stages_ms")) == STAGES
@@ -149,16 +144,16 @@ def test_a_call_has_a_line_and_a_span_for_each_stage(told: Told) -> None:
     assert (whole.name, whole.parent) == ("segment", caller)
     assert whole.attributes["florence2_sam2.request_id"] == "whole"
     assert whole.attributes["florence2_sam2.objects"] == len(result.objects)
-    assert [name for name in children(spans, whole) if name != AHEAD] == STAGES
+    assert children(spans, whole) == STAGES
     parts = {span.name: children(spans, span) for span in spans if span.parent == whole.id}
     assert parts["caption"] == ["florence2_vision_encoder", "florence2"]
     assert parts["ground"] == ["florence2"]
-    assert parts["embed"] + parts.get(AHEAD, []) == ["sam2_image_encoder"]
+    assert parts["embed"] == ["sam2_image_encoder"]
     assert parts["masks"] == ["sam2_mask_decoder"]
     writing = [span for span in spans if span.name == "florence2"]
     assert [children(spans, span) for span in writing] == 2 * [["waiting", "encoding", "decoding"]]
     assert all(span.attributes["florence2_sam2.tokens"] > 0 for span in writing)
-    stages = [span for span in spans if span.parent == whole.id and span.name != AHEAD]
+    stages = [span for span in spans if span.parent == whole.id]
     assert all(one.end <= next_one.begin for one, next_one in itertools.pairwise(stages))
     for name, milliseconds in result.timings_ms.items():
         lasted = sum((span.end - span.begin) / 1e6 for span in stages if span.name == name)

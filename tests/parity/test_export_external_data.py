@@ -20,7 +20,7 @@ from florence2_sam2.server import manifest
 from florence2_sam2.server.launch.checks import check_repository
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.errors import StartError
-from florence2_sam2.server.processor import THREADS_VARIABLE, is_small, threads
+from florence2_sam2.server.onnx_session import THREADS_VARIABLE, is_small, threads
 
 pytestmark = pytest.mark.parity
 

@@ -18,7 +18,7 @@ from florence2_sam2.server.container.shared_memory import PREFIX, SharedMemoryNa
 from florence2_sam2.server.launch.connection import NoAnswer
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.manifest import packaged_repository
-from florence2_sam2.server.processor import cores
+from florence2_sam2.server.onnx_session import cores
 
 HOLDING = """
 import sys

@@ -22,7 +22,7 @@ from florence2_sam2.server.container.options import (
     parse,
 )
 from florence2_sam2.server.container.server import READY_SECONDS, STOP_SECONDS
-from florence2_sam2.server.processor import PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import PROVIDERS_VARIABLE
 from florence2_sam2.server.settings import Settings
 
 METRIC = "florence2_sam2_segment_waiting_seconds_per_second"

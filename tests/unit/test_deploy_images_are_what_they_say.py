@@ -25,7 +25,7 @@ from florence2_sam2.server.container.options import (
     MODEL_CONFIGS,
 )
 from florence2_sam2.server.container.server import READY_SECONDS, STOP_SECONDS
-from florence2_sam2.server.processor import PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import PROVIDERS_VARIABLE
 from florence2_sam2.server.settings import PREFIX, Settings
 
 DOCKERFILE = deployed.DOCKER / "Dockerfile"

@@ -8,8 +8,7 @@ import pytest
 
 from florence2_sam2.server import manifest
 from florence2_sam2.server.generation.decoder import Decoder
-from florence2_sam2.server.onnx_session import ProviderError
-from florence2_sam2.server.processor import PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import PROVIDERS_VARIABLE, ProviderError
 
 FOLDER = manifest.packaged_repository() / "florence2" / "1"
 FLOAT = manifest.Florence2.read(FOLDER)

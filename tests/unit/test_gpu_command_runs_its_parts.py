@@ -19,7 +19,7 @@ from bench.gpu.parts.device import _is_large
 from bench.gpu.parts.parity import _leading
 from bench.speed.results import Result, Row
 from florence2_sam2.server.manifest import packaged_repository
-from florence2_sam2.server.processor import CPU
+from florence2_sam2.server.onnx_session import CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 SMI = """#!/bin/sh

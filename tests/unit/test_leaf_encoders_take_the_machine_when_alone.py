@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from florence2_sam2.server import leaf, manifest, onnx_session, processor
+from florence2_sam2.server import leaf, manifest, onnx_session
 from florence2_sam2.server.generation.decoder import Decoder
 from florence2_sam2.server.manifest import packaged_repository
 
@@ -43,8 +43,8 @@ def encoder(model: str) -> leaf.EncoderModel:
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(processor.THREADS_VARIABLE, raising=False)
-    monkeypatch.setattr(processor, "cores", lambda: 4)
+    monkeypatch.delenv(onnx_session.THREADS_VARIABLE, raising=False)
+    monkeypatch.setattr(onnx_session, "cores", lambda: 4)
 
 
 @pytest.mark.parametrize("model", ENCODERS)
@@ -105,8 +105,8 @@ def test_the_text_encoder_too(four_cores: None) -> None:
         (1, {}, 10, 0),
         (2, {}, 10, 2),
         (16, {}, 10, 4),
-        (16, {processor.THREADS_VARIABLE: "3"}, 10, 0),
-        (16, {processor.PROVIDERS_VARIABLE: "CUDAExecutionProvider"}, 10, 0),
+        (16, {onnx_session.THREADS_VARIABLE: "3"}, 10, 0),
+        (16, {onnx_session.PROVIDERS_VARIABLE: "CUDAExecutionProvider"}, 10, 0),
         (16, {}, 2**24, 0),
     ],
 )
@@ -118,37 +118,10 @@ def test_how_many_threads(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(processor, "cores", lambda: cores)
-    monkeypatch.delenv(processor.THREADS_VARIABLE, raising=False)
+    monkeypatch.setattr(onnx_session, "cores", lambda: cores)
+    monkeypatch.delenv(onnx_session.THREADS_VARIABLE, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     file = tmp_path / "model.onnx"
     file.write_bytes(bytes(size))
-    assert processor.threads_alone(file) == expected
-
-
-@pytest.mark.parametrize(
-    ("cores", "environment", "size", "expected"),
-    [
-        (1, {}, 10, False),
-        (2, {}, 10, True),
-        (2, {}, 2**24, False),
-        (16, {processor.THREADS_VARIABLE: "4"}, 2**24, True),
-        (16, {processor.PROVIDERS_VARIABLE: "CUDAExecutionProvider"}, 10, False),
-    ],
-)
-def test_who_leaves_cores_to_others(
-    cores: int,
-    environment: dict[str, str],
-    size: int,
-    expected: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setattr(processor, "cores", lambda: cores)
-    monkeypatch.delenv(processor.THREADS_VARIABLE, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    file = tmp_path / "decoder.onnx"
-    file.write_bytes(bytes(size))
-    assert processor.leaves_cores(file) is expected
+    assert onnx_session.threads_alone(file) == expected

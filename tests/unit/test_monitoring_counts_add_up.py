@@ -88,7 +88,6 @@ def test_calls_are_counted_by_priority_and_only_those_that_are_answered() -> Non
     metrics = Metrics()
     models = DrawnModels(REGIONS)
     models.input_size = (64, 64)
-    models.decoding_leaves_cores = False
     service = SegmentService(models, in_thread, Settings(), Store(), metrics)  # type: ignore[arg-type]
 
     async def ask(**inputs: Any) -> Any:

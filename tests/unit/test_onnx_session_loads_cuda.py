@@ -12,8 +12,14 @@ from florence2_sam2.server.generation import tiny_graphs
 from florence2_sam2.server.launch.checks import check_providers
 from florence2_sam2.server.launch.errors import StartError
 from florence2_sam2.server.manifest import packaged_repository
-from florence2_sam2.server.onnx_session import CUDA, PROVIDER_OPTIONS_VARIABLE, TENSORRT, ProviderError
-from florence2_sam2.server.processor import CPU, PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import (
+    CPU,
+    CUDA,
+    PROVIDER_OPTIONS_VARIABLE,
+    PROVIDERS_VARIABLE,
+    TENSORRT,
+    ProviderError,
+)
 
 LEAF = packaged_repository() / "sam2_mask_decoder" / "1" / "model.onnx"
 

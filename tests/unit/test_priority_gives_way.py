@@ -7,9 +7,8 @@ import threading
 
 import pytest
 
-from florence2_sam2.server.onnx_session import CUDA
+from florence2_sam2.server.onnx_session import CPU, CUDA, PROVIDERS_VARIABLE
 from florence2_sam2.server.priority import give_way
-from florence2_sam2.server.processor import CPU, PROVIDERS_VARIABLE
 
 
 def niceness() -> int:

@@ -37,7 +37,6 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, memory_bytes: int = 10**8) -> None:
         self.models = DrawnModels(REGIONS)
         self.models.input_size = (64, 64)
-        self.models.decoding_leaves_cores = False
         self.counts = dict.fromkeys(("decode", "reduced", "upsample", "polygons"), 0)
         for name, module, function in (
             ("decode", loading, "decode_picture"),

@@ -16,7 +16,6 @@ class Recorded:
 
     identities: dict[str, dict[str, Any]] = {}  # noqa: RUF012
     input_size = (8, 8)
-    decoding_leaves_cores = False
 
     def __init__(self) -> None:
         self.running = self.most = self.runs = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from florence2_sam2.server.errors import Cancelled
-from florence2_sam2.server.segment.memory import Memory
 from florence2_sam2.server.segment.models import Generated, Picture, Region, Sam2Maps, Written
 from florence2_sam2.server.segment.outcome import Outcome
 from florence2_sam2.server.segment.pipeline import BOXES_AT_ONCE, Pipeline
@@ -176,58 +174,6 @@ def test_sam2_beside_the_decoding_gives_the_same() -> None:
     first, second = segment(apart), segment(beside, overlap=True)
     assert sorted(apart.calls) == sorted(beside.calls)
     assert [c.box for c in first.kept] == [c.box for c in second.kept]
-
-
-class InStepModels(DrawnModels):
-    """Models whose texts are not written before SAM2's encoder has begun, or `waiting` seconds are over."""
-
-    def __init__(self, waiting: float) -> None:
-        super().__init__([SMALL])
-        self.waiting = waiting
-        self.begun = asyncio.Event()
-
-    async def generate(self, features, size, task, text, options, tell) -> Generated:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.begun.wait(), self.waiting)
-        return await super().generate(features, size, task, text, options, tell)
-
-    async def sam2_features(self, picture: np.ndarray) -> Sam2Maps:
-        self.begun.set()
-        return await super().sam2_features(picture)
-
-
-@pytest.mark.parametrize("idle", [True, False])
-def test_sam2_begins_with_the_decoding_where_cores_are_idle(idle: bool) -> None:
-    models = InStepModels(30 if idle else 0.05)
-    pipeline = Pipeline(models, in_thread, has_cores_to_spare=lambda: idle)
-    asyncio.run(pipeline(parse_request({"image": b"x"}, Settings()), lambda: PICTURE, lambda: False))
-    texts = ["<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"]
-    assert models.calls == [
-        "image_features",
-        *(["sam2_features", *texts] if idle else [*texts, "sam2_features"]),
-        "masks 1",
-    ]
-
-
-def test_nothing_begins_ahead_of_what_is_remembered() -> None:
-    """A text that is known leaves no time to fill, and the masks may be known as well."""
-    models, asked = DrawnModels([SMALL]), []
-
-    def idle() -> bool:
-        asked.append(True)
-        return True
-
-    pipeline = Pipeline(models, in_thread, False, Memory(10**8), idle)
-    for inputs in (
-        {},
-        {"confidence_threshold": np.array([0.1], np.float32)},
-        {"options": b'{"boxes": [[1, 1, 9, 9]]}'},
-    ):
-        asyncio.run(
-            pipeline(parse_request({"image": b"x", **inputs}, Settings()), lambda: PICTURE, lambda: False)
-        )
-    assert models.calls.count("sam2_features") == 1
-    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("after", range(7))

@@ -24,7 +24,6 @@ def events_of(
     monkeypatch: pytest.MonkeyPatch, models: DrawnModels, **inputs: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     models.input_size = (64, 64)
-    models.decoding_leaves_cores = False
     monkeypatch.setattr("florence2_sam2.server.segment.loading.Loader.load", lambda *_: PICTURE)
     heard: list[dict[str, Any]] = []
 
@@ -106,7 +105,6 @@ def test_a_call_may_be_given_up_before_each_mask_and_each_object(monkeypatch: py
     def asked(count: int) -> int:
         models = DrawnModels([Region("a", (9 * number, 10, 9 * number + 8, 60)) for number in range(count)])
         models.input_size = (64, 64)
-        models.decoding_leaves_cores = False
         times = itertools.count()
         asyncio.run(SegmentService(models, in_thread, Settings())({"image": b"x"}, lambda: next(times) < 0))
         return next(times)

@@ -82,6 +82,6 @@ def test_every_setting_is_an_option_with_help() -> None:
 
 
 def test_the_thread_variable_is_the_one_that_sessions_read() -> None:
-    from florence2_sam2.server import processor
+    from florence2_sam2.server import onnx_session
 
-    assert processor.THREADS_VARIABLE in {row.variable for row in options()}
+    assert onnx_session.THREADS_VARIABLE in {row.variable for row in options()}

@@ -8,7 +8,7 @@ from bench.gpu.job import Job
 from bench.speed.decoding import Decoding
 from bench.speed.results import Result, Row, Table
 from bench.speed.worker import SERVERS_THREADS, Worker
-from florence2_sam2.server.processor import PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import PROVIDERS_VARIABLE
 
 SEQUENCES = (1, 8, 16)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.gpu.job import Job
 from bench.gpu.machine import FIELDS, gpus
 from bench.speed.results import Result, Row, Table
-from florence2_sam2.server.processor import CPU
+from florence2_sam2.server.onnx_session import CPU
 
 # What computes. The rest, shapes above all, may be elsewhere and takes next to no time.
 LARGE = ("MatMul", "Gemm", "Conv", "Attention", "Softmax", "LayerNormalization", "Gelu")

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.gpu.job import Job
 from bench.gpu.side import CAPTION
 from bench.speed.results import Result, Row, Table
-from florence2_sam2.server.processor import CPU
+from florence2_sam2.server.onnx_session import CPU
 
 # Of an output's largest value. CUDA multiplies float32 numbers with 10 bits of their mantissa by default (TF32), and
 # float16 has no more.

@@ -16,7 +16,7 @@ from bench.gpu.machine import used_mib
 from bench.speed.results import Result, Row, Table
 from florence2_sam2.client import Segmentation, Segmenter
 from florence2_sam2.server.launch.embedded import EmbeddedServer
-from florence2_sam2.server.processor import CPU, PROVIDERS_VARIABLE
+from florence2_sam2.server.onnx_session import CPU, PROVIDERS_VARIABLE
 from florence2_sam2.server.settings import Settings
 
 READY_SECONDS = 1800.0
