@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from florence2_sam2.export.attention import fused
+from florence2_sam2.export.channels_last import add_channels_last
+from florence2_sam2.export.constant_shapes import fix_shapes, probes
 from florence2_sam2.export.eight_bits import to_eight_bits
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.halves import store_exact_halves
@@ -100,7 +102,9 @@ def write_graph(
         with fused(graph.module) if whole else nullcontext():
             _run_exporter(graph, raw, opset)
         model = onnx.load(raw)
-    _require_names(graph, model)
+        _require_names(graph, model)
+        fix_shapes(model, raw, probes([*_examples(graph)]))
+    add_channels_last(model)
     share_equal_initializers(model)
     if form == "fp16":
         kept = nodes_beyond_float16(model, samples, path.parent)
@@ -160,6 +164,11 @@ def _run_exporter(graph: Graph, path: Path, opset: int) -> None:
             output_names=[tensor.name for tensor in graph.outputs],
             dynamic_axes={tensor.name: tensor.dynamic_axes() for tensor in tensors if tensor.dynamic_axes()},
         )
+
+
+def _examples(graph: Graph) -> Iterator[tuple[str, tuple[int | str, ...], NDArray[Any]]]:
+    for tensor, example in zip(graph.inputs, graph.example, strict=True):
+        yield tensor.name, tensor.axes, example.numpy()
 
 
 def _require_names(graph: Graph, model: onnx.ModelProto) -> None:

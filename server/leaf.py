@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest, Tensor
 
 MODEL_FILE = "model.onnx"
+Feeds: TypeAlias = dict[str, Any]  # an input's name → its array
 # Of the leaf models' inputs, as onnxruntime names them.
 TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
@@ -40,15 +41,15 @@ class OnnxModel(SyncModel):
         }
 
     def answer(self, request: InferenceRequest) -> list[Tensor]:
-        feeds: dict[str, Any] = {}
+        feeds: Feeds = {}
         for name in self._inputs:
             feeds[name] = required(array_input(request, name, *self._taken[name]), name)
             if not feeds[name].size:
                 raise InvalidRequest(name, "is empty")
-        arrays = self.session_for(request).run(self._outputs, feeds)
+        arrays = self.session_for(request, feeds).run(self._outputs, feeds)
         return [array_output(name, array) for name, array in zip(self._outputs, arrays, strict=True)]
 
-    def session_for(self, request: InferenceRequest) -> InferenceSession:
+    def session_for(self, request: InferenceRequest, feeds: Feeds) -> InferenceSession:
         """Which of its sessions runs the request."""
         return self._session
 
@@ -64,16 +65,38 @@ class EncoderModel(OnnxModel):
 
     def start(self) -> None:
         super().start()
-        self._alone = session_alone(self.folder / MODEL_FILE, self._session, [self._noise()])
+        self._alone = session_alone(self.folder / MODEL_FILE, self._session, self.tries())
 
-    def session_for(self, request: InferenceRequest) -> InferenceSession:
+    def session_for(self, request: InferenceRequest, feeds: Feeds) -> InferenceSession:
         return self._alone if bls.ALONE in failures.parameters(request) else self._session
 
-    def _noise(self) -> dict[str, Any]:
-        noise = np.random.default_rng(0)
-        return {
-            node.name: noise.integers(
-                256, size=[side if isinstance(side, int) else 1 for side in node.shape], dtype=np.uint8
-            )
-            for node in self._session.get_inputs()
-        }
+    def tries(self) -> list[Feeds]:
+        """What the second session must answer as the first one does, bit by bit: noise."""
+        return [self.noise(1)]
+
+    def noise(self, count: int) -> Feeds:
+        """Inputs whose dynamic axis has that length."""
+        noise, feeds = np.random.default_rng(0), {}
+        for node in self._session.get_inputs():
+            shape = [side if isinstance(side, int) else count for side in node.shape]
+            values = noise.integers(256, size=shape)
+            feeds[node.name] = values.astype(self._type(node))
+        return feeds
+
+
+class MaskDecoderModel(EncoderModel):
+    """SAM2's mask decoder, which takes a second session only for several boxes.
+
+    onnxruntime gives each thread a part of a product's rows, or of its columns where they are more than the rows; with
+    fewer columns it adds up in longer blocks, and the bits are others. Of the products of tokens with positions, which
+    have 9 · heads rows a box and as many columns as a token is wide, that is so for fewer boxes than FEWEST.
+    """
+
+    FEWEST = 4  # in all of SAM2's sizes: 72 rows a box and 256 columns
+
+    def session_for(self, request: InferenceRequest, feeds: Feeds) -> InferenceSession:
+        several = len(feeds["boxes"]) >= self.FEWEST
+        return super().session_for(request, feeds) if several else self._session
+
+    def tries(self) -> list[Feeds]:
+        return [self.noise(count) for count in (self.FEWEST, self.FEWEST + 1)]

@@ -34,7 +34,8 @@ from florence2_sam2.server.segment.request import THRESHOLDS
 CAPTION, GROUNDING = "<MORE_DETAILED_CAPTION>", "<CAPTION_TO_PHRASE_GROUNDING>"
 MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
 
-ENCODERS = ("florence2_vision_encoder", "sam2_image_encoder")
+# Models that have a second session for a request that is alone.
+SECOND_SESSIONS = ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
 
 Feeds = dict[str, np.ndarray]
 
@@ -221,8 +222,9 @@ class Components:
 
 
 def threads_of(path: Path) -> int | None:
-    """Of a graph's session as the server runs it for a request that is alone; None: as ever."""
-    small = path.name == TEXT_ENCODER or path.parents[1].name in ENCODERS
+    """Of a graph's session as the server runs it for a request that is alone (of the mask decoder's for several boxes);
+    None: as ever."""
+    small = path.name == TEXT_ENCODER or path.parents[1].name in SECOND_SESSIONS
     return (threads_alone(path) or None) if small else None
 
 

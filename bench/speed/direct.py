@@ -24,6 +24,7 @@ from florence2_sam2.client.images import encode
 from florence2_sam2.server import manifest
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_options import Florence2Options
+from florence2_sam2.server.leaf import MaskDecoderModel
 from florence2_sam2.server.onnx_session import open_session
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
 from florence2_sam2.server.segment.models import (
@@ -42,6 +43,7 @@ from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.settings import Settings
 
 MAPS = ("image_embeddings", "high_res_features_0", "high_res_features_1")
+FEW_BOXES = "sam2_mask_decoder, few boxes"
 GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 
 
@@ -62,6 +64,8 @@ class DirectModels:
             for name in ("florence2_vision_encoder", "sam2_image_encoder", "sam2_mask_decoder")
             for path in [manifest.version_folder(repository, name) / "model.onnx"]
         }
+        masks = manifest.version_folder(repository, "sam2_mask_decoder") / "model.onnx"
+        self._sessions[FEW_BOXES] = open_session(masks)
         folder = manifest.version_folder(repository, "florence2")
         self.florence2 = Florence2(folder, self._spec, max_rows=settings.decoder_rows)
         # Waiting for a network holds none of the service's own threads, as waiting for BLS does not.
@@ -103,7 +107,8 @@ class DirectModels:
         assert isinstance(features, Sam2Maps)
         feeds = dict(zip(MAPS, features.arrays(), strict=True))
         feeds["boxes"] = to_model_frame(boxes, *size, self._sam2.image)
-        logits, scores = await self._infer("sam2_mask_decoder", ["mask_logits", "scores"], feeds)
+        which = FEW_BOXES if len(boxes) < MaskDecoderModel.FEWEST else "sam2_mask_decoder"
+        logits, scores = await self._infer(which, ["mask_logits", "scores"], feeds)
         return logits, scores
 
     async def _infer(self, model: str, outputs: Sequence[str], feeds: dict[str, Any]) -> list[Any]:

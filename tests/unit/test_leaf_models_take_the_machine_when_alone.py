@@ -1,10 +1,10 @@
-"""A small encoder, of pictures or prompts, has a second session for a request that is alone: the same bits come out."""
+"""A small model, of pictures, prompts or masks, has a second session for who is alone: the same bits come out."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -27,9 +27,28 @@ class Request:
         return json.dumps(self._parameters)
 
 
+ALONE: Any = Request(alone=True)
+ORDINARY: Any = Request()
+
+
 def encoder(model: str) -> leaf.EncoderModel:
-    config = {"input": [{"name": "pixels"}], "output": [{"name": name} for name in ENCODERS[model]]}
-    made = leaf.EncoderModel()
+    return loaded(leaf.EncoderModel(), model, ["pixels"], ENCODERS[model])
+
+
+def mask_decoder() -> leaf.MaskDecoderModel:
+    maps = ENCODERS["sam2_image_encoder"]
+    made = leaf.MaskDecoderModel()
+    return loaded(made, "sam2_mask_decoder", [*maps, "boxes"], ["mask_logits", "scores"])
+
+
+M = TypeVar("M", bound=leaf.OnnxModel)
+
+
+def loaded(made: M, model: str, inputs: list[str], outputs: list[str]) -> M:
+    config = {
+        "input": [{"name": name} for name in inputs],
+        "output": [{"name": name} for name in outputs],
+    }
     made.initialize(
         {
             "model_name": model,
@@ -50,7 +69,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", ENCODERS)
 def test_the_same_bits_from_another_session(model: str, four_cores: None) -> None:
     made = encoder(model)
-    alone, ordinary = made.session_for(Request(alone=True)), made.session_for(Request())  # type: ignore[arg-type]
+    alone, ordinary = made.session_for(ALONE, {}), made.session_for(ORDINARY, {})
     assert ordinary.get_session_options().intra_op_num_threads == 1
     if alone is ordinary:
         pytest.skip("this processor's kernels do not give the same bits, so there is one session")
@@ -75,8 +94,25 @@ def test_a_session_with_other_bits_is_not_used(four_cores: None, monkeypatch: py
     other: Any = Other()
     monkeypatch.setattr(onnx_session, "open_session", lambda *_, **__: other)
     path = made.folder / leaf.MODEL_FILE
-    assert onnx_session.session_alone(path, made._session, [made._noise()]) is made._session
-    assert onnx_session.session_alone(path, other, [made._noise()]) is other  # the same as itself
+    assert onnx_session.session_alone(path, made._session, made.tries()) is made._session
+    assert onnx_session.session_alone(path, other, made.tries()) is other  # the same as itself
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7, 32])
+def test_the_mask_decoder_for_several_boxes(count: int, four_cores: None) -> None:
+    made = mask_decoder()
+    feeds = made.noise(count)
+    ordinary, alone = made.session_for(ORDINARY, feeds), made.session_for(ALONE, feeds)
+    assert ordinary.get_session_options().intra_op_num_threads == 1
+    if count < made.FEWEST:
+        assert alone is ordinary
+        return
+    if alone is ordinary:
+        pytest.skip("this processor's kernels do not give the same bits, so there is one session")
+    assert alone.get_session_options().intra_op_num_threads == 4
+    for one, other in zip(ordinary.run(None, feeds), alone.run(None, feeds), strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_text_encoder_too(four_cores: None) -> None:
