@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, union_mask
+from florence2_sam2.postprocess import CroppedMask, Polygon, union_mask
 from florence2_sam2.server.inputs.pictures import data_url, encode_png_mask
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.formats import coco_document, geojson_document, preview_png
 from florence2_sam2.server.segment.models import Floats, Picture
 from florence2_sam2.server.segment.outcome import Outcome
 from florence2_sam2.server.segment.request import SegmentRequest
+from florence2_sam2.server.segment.shapes import Shape
 
 Json = dict[str, Any]
+WRITTEN_AT_ONCE = 16  # objects, by an event loop that others wait for: half a millisecond
 
 
 class MaskUrl(NamedTuple):
@@ -68,8 +70,7 @@ def build_answer(
     for index, candidate in enumerate(kept):
         leave_if_cancelled()
         if needs_polygons:
-            assert candidate.shape is not None
-            polygons.append(candidate.shape.polygons(request.polygon_precision))
+            polygons.append(_shape(candidate).polygons(request.polygon_precision))
         if options.view == "full" or found is not None:
             shown = None if request.output_mask else polygons[index]
             objects.append(_object(candidate, shown, frame, options.formats))
@@ -137,9 +138,25 @@ def _rounded(score: float | None) -> float | None:
     return None if score is None else round(score, 6)
 
 
+def is_known(outcome: Outcome, request: SegmentRequest) -> bool:
+    """Whether an earlier call has made all that `build_answer` would draw: then it only writes down, and to wake a
+    thread for that takes longer."""
+    options, kept = request.options, outcome.kept
+    return (
+        not request.output_mask
+        and set(options.formats) <= {"rle"}
+        and len(kept) <= WRITTEN_AT_ONCE
+        and all(_shape(one).is_drawn(request.polygon_precision, "rle" in options.formats) for one in kept)
+    )
+
+
+def _shape(candidate: Candidate) -> Shape:
+    assert candidate.shape is not None
+    return candidate.shape
+
+
 def _mask(candidate: Candidate) -> CroppedMask:
-    assert candidate.mask is not None
-    return candidate.mask
+    return _shape(candidate).mask
 
 
 @dataclass(frozen=True)
@@ -164,6 +181,9 @@ class _Frame:
         return scaled
 
     def box(self, box: tuple[float, float, float, float]) -> list[float]:
+        """The same of x1 y1 x2 y2."""
+        if not self.normalized:
+            return [int(x) for x in box] if all(x.is_integer() for x in box) else list(box)
         (x1, y1), (x2, y2) = self.points(np.array(box, np.float64).reshape(2, 2))
         return [x1, y1, x2, y2]
 
@@ -171,29 +191,29 @@ class _Frame:
 def _object(
     candidate: Candidate, polygons: list[Polygon] | None, frame: _Frame, formats: tuple[str, ...]
 ) -> Json:
-    mask = _mask(candidate)
+    shape = _shape(candidate)
     shown: Json = {
         "label": candidate.label,
         "box": frame.box(candidate.box),
         "area_ratio": round(candidate.area_ratio, 6),
         "grounding_score": _rounded(candidate.grounding_score),
         "score": _rounded(candidate.score),
-        "mask_area": int(mask.area),
+        "mask_area": shape.area,
     }
     if polygons is not None:
         shown["polygons"] = [
             {"exterior": frame.points(part.exterior), "holes": [frame.points(hole) for hole in part.holes]}
             for part in polygons
         ]
-    return shown | _mask_formats(mask, formats)
+    return shown | _mask_formats(shape, formats)
 
 
-def _mask_formats(mask: CroppedMask, formats: tuple[str, ...]) -> Json:
+def _mask_formats(shape: Shape, formats: tuple[str, ...]) -> Json:
     extra: Json = {}
     if "rle" in formats:
-        extra["rle"] = encode_rle(mask)
+        extra["rle"] = shape.rle()
     if "masks" in formats:
-        extra["mask"] = data_url(encode_png_mask(mask.full()))
+        extra["mask"] = data_url(encode_png_mask(shape.mask.full()))
     return extra
 
 
@@ -215,7 +235,7 @@ def _compact(
     view["boxes"] = [frame.box(candidate.box) for candidate, _ in parts]
     view["grounding_scores"] = [_rounded(candidate.grounding_score) for candidate, _ in parts]
     view["scores"] = [_rounded(candidate.score) for candidate, _ in parts]
-    extras = [_mask_formats(_mask(candidate), formats) for candidate, _ in parts]
+    extras = [_mask_formats(_shape(candidate), formats) for candidate, _ in parts]
     for name in ("rle", "mask"):
         if any(name in extra for extra in extras):
             view[f"{name}s"] = [extra[name] for extra in extras]

@@ -83,12 +83,12 @@ def drop_empty(
     `make` gives a candidate its mask. It is asked only where the logits do not decide and the mask is not there yet.
     """
     for candidate in open_candidates(candidates):
-        assert candidate.logits is not None
-        if surely_shown(candidate.logits, width, height):
-            continue
         if candidate.shape is None:
+            assert candidate.logits is not None
+            if surely_shown(candidate.logits, width, height):
+                continue
             make(candidate)
-        if candidate.mask is None or candidate.mask.area == 0:
+        if candidate.shape is None or candidate.shape.area == 0:
             candidate.reason = "empty_mask"
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from florence2_sam2.postprocess import Polygon, box_xyxy_to_xywh, encode_rle
+from florence2_sam2.postprocess import Polygon, box_xyxy_to_xywh
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.models import Pixels
 
@@ -25,16 +25,16 @@ def coco_document(kept: list[Candidate], width: int, height: int) -> Json:
     labels = list(dict.fromkeys(candidate.label for candidate in kept))
     annotations = []
     for index, candidate in enumerate(kept):
-        assert candidate.mask is not None
+        assert candidate.shape is not None
         box = box_xyxy_to_xywh(np.array([candidate.box], np.float64))[0]
         annotations.append(
             {
                 "id": index + 1,
                 "image_id": 1,
                 "category_id": labels.index(candidate.label) + 1,
-                "segmentation": encode_rle(candidate.mask),
+                "segmentation": candidate.shape.rle(),
                 "bbox": [float(x) for x in box],
-                "area": int(candidate.mask.area),
+                "area": candidate.shape.area,
                 "iscrowd": 0,
                 "grounding_score": candidate.grounding_score,
                 "score": candidate.score,

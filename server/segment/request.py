@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -66,7 +65,7 @@ class SegmentRequest:
     def parameters(self) -> dict[str, Any]:
         """The settings in force, as the answer echoes them: thresholds, then every option."""
         echoed = {name: getattr(self, name) for name in (*THRESHOLDS, "polygon_precision", "output_mask")}
-        return echoed | dataclasses.asdict(self.options)
+        return echoed | vars(self.options)
 
 
 # name → default; each must lie in 0..1, both ends included

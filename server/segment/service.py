@@ -16,7 +16,7 @@ from florence2_sam2.server.inputs.pictures import data_url
 from florence2_sam2.server.metrics import Metrics
 from florence2_sam2.server.segment import noted
 from florence2_sam2.server.segment.admission import Gate
-from florence2_sam2.server.segment.answer import Answer, Json, MaskUrl, build_answer
+from florence2_sam2.server.segment.answer import Answer, Json, MaskUrl, build_answer, is_known
 from florence2_sam2.server.segment.described import FAILED, STORED
 from florence2_sam2.server.segment.events import Event, Teller
 from florence2_sam2.server.segment.fetches import Fetches
@@ -104,7 +104,7 @@ class SegmentService:
                 leave_if_cancelled,
             )
             with records.span("answer"):
-                answer = await self._run(build)
+                answer = build() if tell is None and is_known(outcome, request) else await self._run(build)
             answer.result.update(noted.answered(outcome))
             self._remember(pictures[0], outcome)
             self._count(outcome)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from florence2_sam2.postprocess import CroppedMask, Polygon, mask_to_polygons
+from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, mask_to_polygons
+from florence2_sam2.postprocess.rle import Rle
 
 
 @dataclass
@@ -13,6 +15,12 @@ class Shape:
 
     mask: CroppedMask
     _polygons: tuple[float, list[Polygon]] | None = None
+    _rle: Rle | None = None
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return self.mask.area
 
     def polygons(self, precision: float) -> list[Polygon]:
         """As `mask_to_polygons`; they are shared and must not be changed."""
@@ -21,12 +29,24 @@ class Shape:
             known = self._polygons = precision, mask_to_polygons(self.mask, precision)
         return known[1]
 
+    def rle(self) -> Rle:
+        """As `encode_rle`; it is shared and must not be changed."""
+        if self._rle is None:
+            self._rle = encode_rle(self.mask)
+        return self._rle
+
+    def is_drawn(self, precision: float, rle: bool) -> bool:
+        """Whether `polygons`, and `rle` where that is asked for, have been made already."""
+        drawn = self._polygons is not None and self._polygons[0] == precision
+        return drawn and (self._rle is not None or not rle)
+
     @property
     def nbytes(self) -> int:
         """What it holds now, roughly."""
         polygons = self._polygons[1] if self._polygons else []
         rings = [ring for part in polygons for ring in (part.exterior, *part.holes)]
-        return _OVERHEAD + self.mask.bits.nbytes + sum(_OVERHEAD + ring.nbytes for ring in rings)
+        counts = len(self._rle["counts"]) if self._rle else 0
+        return _OVERHEAD + self.mask.bits.nbytes + counts + sum(_OVERHEAD + ring.nbytes for ring in rings)
 
 
 _OVERHEAD = 200  # of an object and its arrays, in bytes
