@@ -22,22 +22,23 @@ _PIXELS = 2**20
 
 
 class _Band(NamedTuple):
-    """A block of outputs along one axis: where they are, the inputs they need, the weights [inputs, outputs]."""
+    """A block of outputs along one axis: where they are, the inputs they need, the weights [inputs, outputs], and
+    whether these, of millions of pixels, could make more than white of white."""
 
     outputs: slice
     inputs: slice
     weights: NDArray[Any]
+    overflows: bool
 
 
 def resize_bilinear(rgb: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """A picture uint8 [H, W, 3] as uint8 [3, height, width]; the aspect is ignored."""
     planes = _widened(rgb, width)
     if height != planes.shape[1]:
-        bands, bits = _bands(planes.shape[1], height)
         tall = np.empty((3, height, width), np.uint8)
-        for band in bands:
+        for band in _bands(planes.shape[1], height):
             sums = band.weights.T @ planes[:, band.inputs].astype(band.weights.dtype)
-            tall[:, band.outputs] = _rounded(sums, bits)
+            tall[:, band.outputs] = _rounded(sums, band.overflows)
         planes = tall
     return planes
 
@@ -47,7 +48,7 @@ def _widened(rgb: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     before_height, before_width = rgb.shape[:2]
     if width == before_width:
         return np.ascontiguousarray(rgb.transpose(2, 0, 1))
-    bands, bits = _bands(before_width, width)
+    bands = _bands(before_width, width)
     wide = np.empty((3, before_height, width), np.uint8)
     rows = max(1, _PIXELS // before_width)
     for start in range(0, before_height, rows):
@@ -57,13 +58,13 @@ def _widened(rgb: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
             plane[:] = part[:, :, channel]
         for band in bands:
             sums = planes[:, :, band.inputs] @ band.weights
-            wide[:, start : start + rows, band.outputs] = _rounded(sums, bits)
+            wide[:, start : start + rows, band.outputs] = _rounded(sums, band.overflows)
     return wide
 
 
 @lru_cache(maxsize=16)
-def _bands(before: int, after: int) -> tuple[list[_Band], int]:
-    """The weights that take `before` pixels to `after`, as whole numbers, and how many of their bits are fraction."""
+def _bands(before: int, after: int) -> list[_Band]:
+    """The weights that take `before` pixels to `after`: whole numbers of a power of two."""
     scale = before / after
     reach = max(scale, 1.0)  # of the triangle filter: it grows when a picture shrinks
     centre = scale * (np.arange(after) + 0.5)
@@ -77,6 +78,7 @@ def _bands(before: int, after: int) -> tuple[list[_Band], int]:
     fixed = np.floor(weights * 2**bits + 0.5)
     # The sums stay whole numbers, and so exact: below 2^24 in float32, below 2^53 in float64.
     dtype = np.float32 if 255 * fixed.sum(axis=1).max() < 2**24 else np.float64
+    overflows = bool(255 * fixed.sum(axis=1).max() * 2.0**-bits + 0.5 >= 256)
     bands = []
     for start in range(0, after, _BLOCK):
         end = min(start + _BLOCK, after)
@@ -85,12 +87,13 @@ def _bands(before: int, after: int) -> tuple[list[_Band], int]:
         for column, output in enumerate(range(start, end)):
             count = int(stop[output] - first[output])
             band[first[output] - low : first[output] - low + count, column] = fixed[output, :count]
-        bands.append(_Band(slice(start, end), slice(low, high), band))
-    return bands, bits
+        bands.append(_Band(slice(start, end), slice(low, high), band * dtype(2.0**-bits), overflows))
+    return bands
 
 
-def _rounded(sums: NDArray[np.floating[Any]], bits: int) -> NDArray[np.uint8]:
-    """Fixed point to bytes, half up; `sums` is overwritten."""
-    sums += 2.0 ** (bits - 1)
-    sums *= 2.0**-bits
-    return np.clip(sums, 0, 255, out=sums).astype(np.uint8)
+def _rounded(sums: NDArray[np.floating[Any]], overflows: bool) -> NDArray[np.uint8]:
+    """To bytes, half up; `sums`, which are exact, are overwritten."""
+    sums += 0.5
+    if overflows:
+        np.minimum(sums, 255, out=sums)
+    return sums.astype(np.uint8)
