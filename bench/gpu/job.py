@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.gpu.side import Side
 from bench.speed.pictures import picture
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 from florence2_sam2.server.manifest import read_sam2
 from florence2_sam2.server.onnx_session import CPU, PROVIDER_OPTIONS_VARIABLE, PROVIDERS_VARIABLE
 
@@ -61,7 +61,7 @@ class Job:
 
     def side(self, repository: Path, provider: str | None = None, told: str = "") -> Worker:
         """A `Side` on `repository`, whose sessions run on the job's provider or another one, with these options."""
-        environment = {**SERVERS_THREADS, PROVIDERS_VARIABLE: provider or self.provider}
+        environment = {**SERVERS_ENVIRONMENT, PROVIDERS_VARIABLE: provider or self.provider}
         return Worker(Side, repository, environment={**environment, PROVIDER_OPTIONS_VARIABLE: told})
 
     def is_on_gpu(self) -> bool:

@@ -25,7 +25,7 @@ from bench.speed.bench import Bench
 from bench.speed.components import Components, Node
 from bench.speed.figures import Spread
 from bench.speed.report import markdown
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 from florence2_sam2.client import Segmentation
 
 # name → how the components' names begin (the caption's, where there are two)
@@ -59,7 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench.close()
     if options.graph:
         with Worker(
-            Components, subject.repository, shown[0], subject.tokens is not None, environment=SERVERS_THREADS
+            Components,
+            subject.repository,
+            shown[0],
+            subject.tokens is not None,
+            environment=SERVERS_ENVIRONMENT,
         ) as worker:
             names = [name for name, _ in worker.call("names")]
             for graph in options.graph:

@@ -10,8 +10,15 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
+from florence2_sam2.server.launch.command import ALLOCATOR
+
 # What the server gives its models' processes (server/launch/command.py): their sessions' threads are set one by one.
-SERVERS_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
+SERVERS_ENVIRONMENT = {
+    **ALLOCATOR,
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OPENCV_FOR_THREADS_NUM": "1",
+}
 
 
 class WorkerFailed(Exception):

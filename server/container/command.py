@@ -12,7 +12,7 @@ from florence2_sam2.server.container.options import Options
 from florence2_sam2.server.launch.command import (
     ADMIN_HEADER,
     ADMINISTRATIVE,
-    ARENAS,
+    ALLOCATOR,
     EXIT_TIMEOUT_SECONDS,
     SHM_DEFAULT_BYTES,
     forwarded_headers,
@@ -76,7 +76,7 @@ def environment(settings: Settings, python3: Path, environ: Mapping[str, str]) -
         python3: folder of the `python3` that has this package: the models' processes take the first one on PATH.
     """
     return {
-        "MALLOC_ARENA_MAX": ARENAS,
+        **ALLOCATOR,
         **environ,
         **settings.environment(),
         "PATH": os.pathsep.join([str(python3), environ.get("PATH", os.defpath)]),

@@ -20,7 +20,8 @@ from florence2_sam2.server.segment.request import SegmentRequest
 from florence2_sam2.server.segment.shapes import Shape
 
 Json = dict[str, Any]
-WRITTEN_AT_ONCE = 16  # objects, by an event loop that others wait for: half a millisecond
+# By an event loop that others wait for: half a millisecond.
+OBJECTS_AT_ONCE, POINTS_AT_ONCE = 16, 4000
 
 
 class MaskUrl(NamedTuple):
@@ -141,12 +142,13 @@ def _rounded(score: float | None) -> float | None:
 def is_known(outcome: Outcome, request: SegmentRequest) -> bool:
     """Whether an earlier call has made all that `build_answer` would draw: then it only writes down, and to wake a
     thread for that takes longer."""
-    options, kept = request.options, outcome.kept
+    options, shapes = request.options, [_shape(candidate) for candidate in outcome.kept]
     return (
         not request.output_mask
         and set(options.formats) <= {"rle"}
-        and len(kept) <= WRITTEN_AT_ONCE
-        and all(_shape(one).is_drawn(request.polygon_precision, "rle" in options.formats) for one in kept)
+        and len(shapes) <= OBJECTS_AT_ONCE
+        and all(shape.is_drawn(request.polygon_precision, "rle" in options.formats) for shape in shapes)
+        and sum(shape.points for shape in shapes) <= POINTS_AT_ONCE
     )
 
 
@@ -183,7 +185,7 @@ class _Frame:
     def box(self, box: tuple[float, float, float, float]) -> list[float]:
         """The same of x1 y1 x2 y2."""
         if not self.normalized:
-            return [int(x) for x in box] if all(x.is_integer() for x in box) else list(box)
+            return [int(x) for x in box] if all(float(x).is_integer() for x in box) else list(box)
         (x1, y1), (x2, y2) = self.points(np.array(box, np.float64).reshape(2, 2))
         return [x1, y1, x2, y2]
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from numpy.typing import NDArray
 
 from florence2_sam2.postprocess import CroppedMask, Polygon, encode_rle, mask_to_polygons
 from florence2_sam2.postprocess.rle import Rle
@@ -41,12 +44,20 @@ class Shape:
         return drawn and (self._rle is not None or not rle)
 
     @property
+    def points(self) -> int:
+        """Corners of the polygons that it has now."""
+        return sum(len(ring) for ring in self._rings())
+
+    @property
     def nbytes(self) -> int:
         """What it holds now, roughly."""
-        polygons = self._polygons[1] if self._polygons else []
-        rings = [ring for part in polygons for ring in (part.exterior, *part.holes)]
         counts = len(self._rle["counts"]) if self._rle else 0
-        return _OVERHEAD + self.mask.bits.nbytes + counts + sum(_OVERHEAD + ring.nbytes for ring in rings)
+        rings = sum(_OVERHEAD + ring.nbytes for ring in self._rings())
+        return _OVERHEAD + self.mask.bits.nbytes + counts + rings
+
+    def _rings(self) -> list[NDArray[Any]]:
+        polygons = self._polygons[1] if self._polygons else []
+        return [ring for part in polygons for ring in (part.exterior, *part.holes)]
 
 
 _OVERHEAD = 200  # of an object and its arrays, in bytes

@@ -15,7 +15,7 @@ import pytest
 
 from florence2_sam2.cli import endpoints
 from florence2_sam2.server.launch import command, processes
-from florence2_sam2.server.launch.command import Addresses, server_command, server_environment
+from florence2_sam2.server.launch.command import ALLOCATOR, Addresses, server_command, server_environment
 from florence2_sam2.server.launch.embedded import EmbeddedServer
 from florence2_sam2.server.launch.tls import Tls
 from florence2_sam2.server.launch.wheel import STUB, assemble_backends, find_wheel
@@ -181,10 +181,11 @@ def test_the_models_run_in_this_environment_with_few_threads() -> None:
     } == {"1"}
 
 
-@pytest.mark.parametrize(("given", "taken"), [({}, "2"), ({"MALLOC_ARENA_MAX": "8"}, "8")])
-def test_arenas_are_few_unless_it_was_said_how_many(given: dict[str, str], taken: str) -> None:
-    environment = server_environment(find_wheel(), Path("/env/bin"), None, Settings(), given)
-    assert environment["MALLOC_ARENA_MAX"] == taken
+@pytest.mark.parametrize("name", ALLOCATOR)
+def test_the_allocator_is_limited_unless_it_was_said_how(name: str) -> None:
+    for given, taken in (({}, ALLOCATOR[name]), ({name: "8"}, "8")):
+        environment = server_environment(find_wheel(), Path("/env/bin"), None, Settings(), given)
+        assert environment[name] == taken
 
 
 def test_the_backends_are_links_into_the_wheel(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from florence2_sam2.server.errors import InvalidRequest
-from florence2_sam2.server.segment import loading, pipeline, shapes
+from florence2_sam2.server.segment import answer, loading, pipeline, shapes
 from florence2_sam2.server.segment.models import Region
 from florence2_sam2.server.segment.service import SegmentService
 from florence2_sam2.server.settings import Settings
@@ -37,12 +37,13 @@ class Asked:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, memory_bytes: int = 10**8) -> None:
         self.models = DrawnModels(REGIONS)
         self.models.input_size = (64, 64)
-        self.counts = dict.fromkeys(("decode", "reduced", "upsample", "polygons"), 0)
+        self.counts = dict.fromkeys(("decode", "reduced", "upsample", "polygons", "rle"), 0)
         for name, module, function in (
             ("decode", loading, "decode_picture"),
             ("reduced", loading, "decode_reduced"),
             ("upsample", pipeline, "upsample_mask"),
             ("polygons", shapes, "mask_to_polygons"),
+            ("rle", shapes, "encode_rle"),
         ):
             monkeypatch.setattr(module, function, self._counted(name, getattr(module, function)))
         self._loop = asyncio.new_event_loop()
@@ -86,18 +87,21 @@ def test_other_thresholds_make_nothing_anew_and_answer_as_a_first_call(
         {"output_mask": np.array([True])},
     ):
         did, answer = ask(**inputs)
-        assert did == {}
+        assert did == ({"rle": 2} if b"rle" in bytes(inputs.get("options", b"")) else {})  # the first time
         assert answer == Asked(monkeypatch)(**inputs)[1]
 
 
 @pytest.mark.parametrize(
     ("inputs", "threads"),
     [
-        ({"confidence_threshold": number(0.95)}, 1),  # for the answer's JSON, which may be large
-        ({"options": b'{"nms": "mask"}'}, 2),
-        ({"image": png() + bytes(loading._HASHED_AT_ONCE)}, 2),  # to hash its bytes
+        ({"confidence_threshold": number(0.95)}, 0),
+        ({"options": b'{"nms": "mask"}'}, 1),
+        ({"options": b'{"formats": ["rle"]}'}, 1),  # to encode them, the first time
+        ({"options": b'{"formats": ["geojson"]}'}, 1),
+        ({"output_mask": np.array([True])}, 1),
+        ({"image": png() + bytes(loading._HASHED_AT_ONCE)}, 1),  # to hash its bytes
     ],
-    ids=["box", "mask", "large file"],
+    ids=["box", "mask", "rle", "geojson", "one mask", "large file"],
 )
 def test_no_thread_is_woken_for_what_takes_no_time(
     monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], threads: int
@@ -106,8 +110,28 @@ def test_no_thread_is_woken_for_what_takes_no_time(
     picture = inputs.get("image", png())
     ask(picture)
     before = ask.threads
-    assert ask(picture, **inputs)[0] == {}
+    assert not ask(picture, **inputs)[0].keys() - {"rle"}
     assert ask.threads - before == threads
+
+
+def test_many_corners_are_written_by_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Asked(monkeypatch)
+    ask()
+    monkeypatch.setattr(answer, "POINTS_AT_ONCE", 7)  # two rectangles have eight
+    before = ask.threads
+    assert ask()[0] == {}
+    assert ask.threads - before == 1
+
+
+def test_run_lengths_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = Asked(monkeypatch)
+    ask()
+    assert ask(options=b'{"formats": ["rle"]}')[0] == {"rle": 2}
+    before, bytes_before = ask.threads, ask._service._memory.bytes
+    did, answered = ask(options=b'{"formats": ["rle"]}')
+    assert (did, ask.threads - before) == ({}, 0)
+    assert answered == Asked(monkeypatch)(options=b'{"formats": ["rle"]}')[1]
+    assert ask._service._memory.bytes == bytes_before
 
 
 def test_another_precision_outlines_anew(monkeypatch: pytest.MonkeyPatch) -> None:

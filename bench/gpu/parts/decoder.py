@@ -7,7 +7,7 @@ from statistics import median
 from bench.gpu.job import Job
 from bench.speed.decoding import Decoding
 from bench.speed.results import Result, Row, Table
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 from florence2_sam2.server.onnx_session import PROVIDERS_VARIABLE
 
 SEQUENCES = (1, 8, 16)
@@ -15,7 +15,7 @@ SEQUENCES = (1, 8, 16)
 
 def run(job: Job) -> Result:
     rows, lines, raw = [], [], {}
-    environment = {**SERVERS_THREADS, PROVIDERS_VARIABLE: job.provider}
+    environment = {**SERVERS_ENVIRONMENT, PROVIDERS_VARIABLE: job.provider}
     for precision, repository in job.repositories().items():
         with Worker(Decoding, repository, SEQUENCES[-1], environment=environment) as worker:
             worker.call("steps", SEQUENCES[-1], 4)

@@ -6,7 +6,7 @@ from bench.speed.bench import Bench
 from bench.speed.decoding import Decoding
 from bench.speed.figures import Spread, paired_ratio
 from bench.speed.results import Result, Row, Table
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 
 SEQUENCES = (1, 2, 4, 8, 16)
 MOST = 0.19
@@ -20,7 +20,7 @@ def run(bench: Bench) -> Result:
     repeats = bench.times(3, 3, 1)
     steps: dict[int, list[float]] = {count: [] for count in SEQUENCES}  # seconds a step, one value a run
     engine: dict[int, list[float]] = {count: [] for count in (1, SEQUENCES[-1])}
-    with Worker(Decoding, bench.subject.repository, SEQUENCES[-1], environment=SERVERS_THREADS) as worker:
+    with Worker(Decoding, bench.subject.repository, SEQUENCES[-1], environment=SERVERS_ENVIRONMENT) as worker:
         worker.call("steps", SEQUENCES[-1], 4)
         for _ in range(repeats):
             for count, runs in steps.items():

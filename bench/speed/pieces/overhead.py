@@ -7,7 +7,7 @@ from bench.speed.bench import Bench
 from bench.speed.direct import Direct
 from bench.speed.figures import Spread, paired_ratio
 from bench.speed.results import Result, Row, Table
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 
 BEAMS = 1
 MOST_RATIO, MOST_SECONDS = 1.02, 0.012  # full-size, small
@@ -21,7 +21,7 @@ def run(bench: Bench) -> Result:
     bench.server(memory_bytes=0)
     served, direct = [], []
     with Worker(
-        Direct, subject.repository, subject.tokens is not None, environment=SERVERS_THREADS
+        Direct, subject.repository, subject.tokens is not None, environment=SERVERS_ENVIRONMENT
     ) as worker:
         settings = {**subject.request, "num_beams": BEAMS}
         for number, picture in enumerate(bench.pictures(2 + bench.times(20, 6, 2), FIRST)):

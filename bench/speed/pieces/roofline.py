@@ -10,7 +10,7 @@ from bench.speed.figures import Spread
 from bench.speed.peaks import LEAST_BYTES, SIDES, Peaks
 from bench.speed.results import Result, Row, Table
 from bench.speed.work import Work
-from bench.speed.worker import SERVERS_THREADS, Worker
+from bench.speed.worker import SERVERS_ENVIRONMENT, Worker
 
 BEAMS = 1
 LEAST = 0.80
@@ -28,7 +28,7 @@ def run(bench: Bench) -> Result:
     bench.segment(picture, num_beams=BEAMS)
     fixed = subject.tokens is not None
     with (
-        Worker(Components, subject.repository, picture, fixed, environment=SERVERS_THREADS) as worker,
+        Worker(Components, subject.repository, picture, fixed, environment=SERVERS_ENVIRONMENT) as worker,
         Worker(Peaks, environment=ALL_THREADS) as machine,
     ):
         names, work = worker.call("names"), worker.call("work")
