@@ -167,7 +167,7 @@ def _measure(
             *(str(tool.program), "-m", "segment", "-u", server.grpc_address, "-i", "grpc"),
             *("--input-data", str(inputs), *load),
             *("--measurement-mode", "count_windows", "--measurement-request-count", str(requests)),
-            *("--stability-percentage", f"{percent:g}", "--percentile", "95", "--max-trials", "6"),
+            *("--stability-percentage", f"{percent:g}", "--percentile", "95", "--max-trials", "4"),
             # Without the version the program does not find them.
             *("--bls-composing-models", ",".join(f"{model}:1" for model in COMPOSING)),
             *(word for header in opened for word in ("-H", header)),

@@ -19,7 +19,7 @@ def run(bench: Bench) -> Result:
     bench.stop_server()
     server = bench.server()
     loaded = taken(server_processes(), server.shm_prefix)
-    rounds = bench.times(3, 2, 1)
+    rounds = bench.times(2, 2, 1)
     pictures = bench.pictures(CALLERS * rounds, FIRST)
     with watched(server.shm_prefix) as peak:
         # The checkpoint's own number of beams, which for Florence-2 is three.

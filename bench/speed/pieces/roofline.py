@@ -35,7 +35,7 @@ def run(bench: Bench) -> Result:
         worker.call("once")  # warms up
         rounds: list[Round] = []
         found = peaks(bench, machine)
-        for _ in range(bench.times(4, 6, 1)):
+        for _ in range(bench.times(3, 6, 1)):
             once, whole = worker.call("once"), bench.segment(picture, num_beams=BEAMS)[0]
             before, found = found, peaks(bench, machine)
             rounds.append(Round.of([runs for _, runs in names], work, once, whole, [before, found]))

@@ -25,7 +25,7 @@ def run(bench: Bench) -> Result:
     warm = bench.pictures(1, FIRST)[0]
     bench.segment(warm, num_beams=BEAMS)
     bench.refer(warm, BEAMS)
-    bench.choose_threads(bench.pictures(CALLERS, FIRST))
+    bench.choose_threads(bench.pictures(CALLERS // 2, FIRST))
     for number in range(rounds):
         pictures = bench.pictures(CALLERS, FIRST + 1 + CALLERS * number)
         alone.append(bench.segment(bench.pictures(1, FIRST + 5000 + number)[0], num_beams=BEAMS)[0])
