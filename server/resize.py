@@ -75,7 +75,7 @@ def _bands(before: int, after: int) -> list[_Band]:
     weights /= weights.sum(axis=1, keepdims=True)
     # As many bits as keep the largest weight within 16 with its sign.
     bits = next(bits for bits in range(22, -1, -1) if int(0.5 + weights.max() * 2**bits) < 2**15 or bits == 0)
-    fixed = np.floor(weights * 2**bits + 0.5)
+    fixed: NDArray[np.float64] = np.floor(weights * 2**bits + 0.5)
     # The sums stay whole numbers, and so exact: below 2^24 in float32, below 2^53 in float64.
     dtype = np.float32 if 255 * fixed.sum(axis=1).max() < 2**24 else np.float64
     overflows = bool(255 * fixed.sum(axis=1).max() * 2.0**-bits + 0.5 >= 256)
@@ -83,11 +83,12 @@ def _bands(before: int, after: int) -> list[_Band]:
     for start in range(0, after, _BLOCK):
         end = min(start + _BLOCK, after)
         low, high = int(first[start]), int(stop[end - 1])
-        band = np.zeros((high - low, end - start), dtype)
+        band: NDArray[Any] = np.zeros((high - low, end - start), dtype)
         for column, output in enumerate(range(start, end)):
             count = int(stop[output] - first[output])
             band[first[output] - low : first[output] - low + count, column] = fixed[output, :count]
-        bands.append(_Band(slice(start, end), slice(low, high), band * dtype(2.0**-bits), overflows))
+        band *= 2.0**-bits
+        bands.append(_Band(slice(start, end), slice(low, high), band, overflows))
     return bands
 
 
