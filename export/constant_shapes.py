@@ -2,66 +2,58 @@
 
 The exporter writes down each size that the code asks for, `Shape` and arithmetic behind it, because some axis may vary;
 of a thousand nodes of a vision tower two in three are of that kind, and each run computes them again. Which of them
-really vary is found by running the graph with three sizes of each dynamic axis. A Reshape gets a constant target in
-which the varying axis is -1 (what is left) or 0 (as it was); padding by nothing and slices of everything are left out.
-The same numbers are computed. (onnxruntime may fuse more where it sees a constant, a scale into a product, say.)
+really vary is found by working them out for three sizes of each dynamic axis (`measured_shapes`). A Reshape gets a
+constant target in which the varying axis is -1 (what is left) or 0 (as it was); padding by nothing and slices of
+everything are left out. The same numbers are computed. (onnxruntime may fuse more where it sees a constant, a scale
+into a product, say.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from florence2_sam2.server.onnx_session import CPU, open_session
+from florence2_sam2.export.measured_shapes import Measured, Shape, measure
 
 PROBES = 3
 # Larger values, such as tables of positions, would cost more in the file than computing them does.
 MOST_ELEMENTS = 1024
-PROBED = "probed_shape_of:"
 
 Array = NDArray[Any]
-Values = Mapping[str, Array]
 
 
-def probes(
-    inputs: Sequence[tuple[str, Sequence[int | str], Array]], count: int = PROBES
-) -> Iterator[dict[str, Array]]:
-    """The example's inputs in `count` sizes, the first its own.
+def probes(inputs: Mapping[str, tuple[Sequence[int | str], Shape]]) -> Iterator[dict[str, Shape]]:
+    """The inputs' shapes in PROBES sizes, the first those of the example.
 
     Each dynamic axis grows by a step of its own, a power of two, so that no axis and no sum of some is always as long
-    as another. Values are the example's again and again: an index that was valid stays so.
+    as another.
 
     Args:
-        inputs: name, axes (a size or a dynamic axis' name) and the example's value of each input.
+        inputs: name → axes (a size or a dynamic axis' name), and the example's shape.
     """
-    names = list(dict.fromkeys(axis for _, axes, _ in inputs for axis in axes if isinstance(axis, str)))
-    for number in range(count):
-        sized = {}
-        for name, axes, example in inputs:
-            value = example
-            for index, axis in enumerate(axes):
-                if isinstance(axis, str):
-                    length = value.shape[index]
-                    grown = np.arange(length + number * 2 ** names.index(axis)) % length
-                    value = np.take(value, grown, axis=index)
-            sized[name] = value
-        yield sized
+    names = list(dict.fromkeys(axis for axes, _ in inputs.values() for axis in axes if isinstance(axis, str)))
+    for number in range(PROBES):
+        yield {
+            name: tuple(
+                length + number * 2 ** names.index(axis) if isinstance(axis, str) else length
+                for axis, length in zip(axes, example, strict=True)
+            )
+            for name, (axes, example) in inputs.items()
+        }
 
 
-def fix_shapes(model: onnx.ModelProto, file: Path, feeds: Iterable[Mapping[str, Array]]) -> None:
-    """Replace in `model` what is the same for all `feeds`, in place.
+def fix_shapes(model: onnx.ModelProto, sizes: Iterable[Mapping[str, Shape]]) -> None:
+    """Replace in `model` what is the same for all `sizes`, in place.
 
     Args:
-        file: where `model` was read from; a file beside it is written and removed.
-        feeds: inputs of several sizes, as `probes` gives them.
+        sizes: shapes of the inputs, as `probes` gives them.
     """
-    found = _measure(model, file, feeds)
+    found = [measure(model, shapes) for shapes in sizes]
     graph = model.graph
     constants = _Constants(graph)
     for node in graph.node:
@@ -90,7 +82,7 @@ def prune(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(_needs(node))
     kept.reverse()
     initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
     # Copies: what a list of protobuf holds goes when it is emptied.
@@ -104,69 +96,42 @@ def prune(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-def _measure(model: onnx.ModelProto, file: Path, feeds: Iterable[Mapping[str, Array]]) -> list[Values]:
-    """For each of `feeds` all values that follow from shapes alone, and the shapes (PROBED + name) of what Reshape and
-    Slice take and give."""
-    asked = _from_shapes(model.graph)
-    shapes = dict.fromkeys(
-        name
-        for node in model.graph.node
-        if node.op_type in ("Reshape", "Slice")
-        for name in (node.input[0], node.output[0])
-    )
-    if not asked:
-        return []
-    probe = onnx.load(str(file), load_external_data=False)  # external data is read where it lies
-    for name in shapes:
-        probe.graph.node.append(helper.make_node("Shape", [name], [PROBED + name]))
-    outputs = {value.name for value in probe.graph.output}
-    names = [*asked, *(PROBED + name for name in shapes)]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    beside = file.with_name(f"probe-{file.name}")
-    onnx.save(probe, str(beside))
-    del probe
-    try:
-        session = open_session(beside, [CPU])
-        return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
-    finally:
-        beside.unlink()
+def _needs(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of values that a node takes, in graphs within it (of an If or a Loop) too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from _needs(inner)
 
 
-def _from_shapes(graph: onnx.GraphProto) -> list[str]:
-    """Values that are computed from shapes and constants, and from no value of an input."""
-    constants = {tensor.name for tensor in graph.initializer} | {""}  # "": an input that is left out
-    shapes: dict[str, None] = {}
-    for node in graph.node:
-        if node.op_type == "Shape":
-            shapes.update(dict.fromkeys(node.output))
-        elif all(name in constants for name in node.input):
-            constants.update(node.output)
-        elif all(name in constants or name in shapes for name in node.input):
-            shapes.update(dict.fromkeys(node.output))
-    return list(shapes)
-
-
-def _same(found: Sequence[Values], name: str) -> Array | None:
-    """The value of `name` if it was measured and is the same each time."""
-    if not found or name not in found[0]:
+def _same(found: Sequence[Measured], name: str) -> Array | None:
+    """The value of `name` if it follows from shapes and is the same each time."""
+    values = [one.values.get(name) for one in found]
+    first = values[0]
+    if first is None or name in found[0].constants:
         return None
-    first = found[0][name]
-    return first if all(np.array_equal(first, values[name]) for values in found) else None
+    return first if all(value is not None and np.array_equal(first, value) for value in values) else None
 
 
-def _target(found: Sequence[Values], node: onnx.NodeProto) -> Array | None:
+def _shapes(found: Sequence[Measured], name: str) -> list[Shape] | None:
+    """The shapes of `name`, if all are known."""
+    shapes = [one.shapes.get(name) for one in found]
+    return None if None in shapes else shapes  # type: ignore[return-value]
+
+
+def _target(found: Sequence[Measured], node: onnx.NodeProto) -> Array | None:
     """A Reshape's target that does not depend on dynamic axes, where one can be written."""
-    taken, given = (
-        [values.get(PROBED + name) for values in found] for name in (node.input[0], node.output[0])
-    )
-    if not found or any(shape is None for shape in (*taken, *given)):
+    taken, given = _shapes(found, node.input[0]), _shapes(found, node.output[0])
+    if taken is None or given is None:
         return None
-    target = np.array(given[0])
-    varying = [axis for axis in range(target.size) if len({int(shape[axis]) for shape in given}) > 1]  # type: ignore[index]
+    target = np.array(given[0], np.int64)
+    varying = [axis for axis in range(target.size) if len({shape[axis] for shape in given}) > 1]
     left = []
     for axis in varying:
         pairs = zip(taken, given, strict=True)
-        kept = all(axis < len(one) and one[axis] == other[axis] for one, other in pairs)  # type: ignore[arg-type,index]
+        kept = all(axis < len(one) and one[axis] == other[axis] for one, other in pairs)
         if kept and len(varying) > 1:
             target[axis] = 0
         else:
@@ -177,7 +142,7 @@ def _target(found: Sequence[Values], node: onnx.NodeProto) -> Array | None:
     return target
 
 
-def _does_nothing(found: Sequence[Values], node: onnx.NodeProto, constants: _Constants) -> bool:
+def _does_nothing(found: Sequence[Measured], node: onnx.NodeProto, constants: _Constants) -> bool:
     """Whether `node` pads by nothing, or takes a slice that is everything for any size."""
     arguments = [constants.value_of(name) for name in node.input[1:]]
     if node.op_type == "Pad":
@@ -185,13 +150,11 @@ def _does_nothing(found: Sequence[Values], node: onnx.NodeProto, constants: _Con
     if node.op_type != "Slice" or len(arguments) < 3 or any(value is None for value in arguments):
         return False
     starts, ends, axes, *steps = (np.asarray(value) for value in arguments)
-    if starts.any() or any((step != 1).any() for step in steps):
-        return False
-    lengths = [values.get(PROBED + node.input[0]) for values in found]
-    if not lengths or any(shape is None for shape in lengths):
+    lengths = _shapes(found, node.input[0])
+    if lengths is None or starts.any() or any((step != 1).any() for step in steps):
         return False
     for end, axis in zip(ends, axes, strict=True):
-        sizes = {int(shape[axis]) for shape in lengths}  # type: ignore[index]
+        sizes = {shape[axis] for shape in lengths}
         whole = end >= np.iinfo(np.int32).max or (len(sizes) == 1 and end >= min(sizes))
         if not whole:
             return False

@@ -102,8 +102,8 @@ def write_graph(
         with fused(graph.module) if whole else nullcontext():
             _run_exporter(graph, raw, opset)
         model = onnx.load(raw)
-        _require_names(graph, model)
-        fix_shapes(model, raw, probes([*_examples(graph)]))
+    _require_names(graph, model)
+    fix_shapes(model, probes(_examples(graph)))
     add_channels_last(model)
     share_equal_initializers(model)
     if form == "fp16":
@@ -166,9 +166,10 @@ def _run_exporter(graph: Graph, path: Path, opset: int) -> None:
         )
 
 
-def _examples(graph: Graph) -> Iterator[tuple[str, tuple[int | str, ...], NDArray[Any]]]:
-    for tensor, example in zip(graph.inputs, graph.example, strict=True):
-        yield tensor.name, tensor.axes, example.numpy()
+def _examples(graph: Graph) -> dict[str, tuple[tuple[int | str, ...], tuple[int, ...]]]:
+    """Axes and the example's shape of each input."""
+    pairs = zip(graph.inputs, graph.example, strict=True)
+    return {tensor.name: (tensor.axes, tuple(example.shape)) for tensor, example in pairs}
 
 
 def _require_names(graph: Graph, model: onnx.ModelProto) -> None:

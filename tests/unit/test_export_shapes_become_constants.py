@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from florence2_sam2.export.channels_last import add_channels_last  # noqa: E402
-from florence2_sam2.export.constant_shapes import fix_shapes, probes  # noqa: E402
+from florence2_sam2.export.constant_shapes import fix_shapes, probes, prune  # noqa: E402
+from florence2_sam2.export.measured_shapes import measure  # noqa: E402
 from florence2_sam2.server.onnx_session import CPU, open_session  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:You are using the legacy")
@@ -85,9 +86,8 @@ def exported(module: nn.Module, example: Any, axes: dict[int, str], folder: Path
 def fixed(model: onnx.ModelProto, example: Any, axes: dict[int, str], folder: Path) -> onnx.ModelProto:
     sides: list[int | str] = [axes.get(index, side) for index, side in enumerate(example.shape)]
     after = onnx.ModelProto.FromString(model.SerializeToString())
-    fix_shapes(after, folder / "model.onnx", probes([("x", sides, example.numpy())]))
+    fix_shapes(after, probes({"x": (sides, tuple(example.shape))}))
     onnx.checker.check_model(after, full_check=True)
-    assert [path.name for path in folder.iterdir()] == ["model.onnx"]
     return after
 
 
@@ -156,16 +156,65 @@ def test_a_slice_that_may_cut_stays(tmp_path: Path) -> None:
 
 
 def test_probes_vary_each_axis_on_its_own() -> None:
-    ids = np.array([[4, 2, 0]])
-    sizes = [
-        (fed["x"].shape, fed["y"].shape)
-        for fed in probes(
-            [("x", ["batch", "length"], ids), ("y", [7, "batch", "beams"], np.zeros((7, 1, 2)))]
-        )
+    sizes = list(probes({"x": (["batch", "length"], (1, 3)), "y": ([7, "batch", "beams"], (7, 1, 2))}))
+    assert sizes == [
+        {"x": (1, 3), "y": (7, 1, 2)},
+        {"x": (2, 5), "y": (7, 2, 6)},
+        {"x": (3, 7), "y": (7, 3, 10)},
     ]
-    assert sizes == [((1, 3), (7, 1, 2)), ((2, 5), (7, 2, 6)), ((3, 7), (7, 3, 10))]
-    fed = list(probes([("x", ["batch", "length"], ids)]))[2]["x"]
-    assert set(fed.ravel().tolist()) == {4, 2, 0}
+
+
+def test_shapes_are_those_of_a_run(tmp_path: Path) -> None:
+    example = torch.randn(1, 8, 12, 3)
+    model = exported(Windows(), example, BATCH, tmp_path)
+    found = measure(model, {"x": (5, 8, 12, 3)})
+    names = [name for node in model.graph.node for name in node.output]
+    assert set(found.shapes) >= set(names)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    file = tmp_path / "all.onnx"
+    onnx.save(model, file)
+    results = open_session(file, [CPU]).run(None, {"x": np.ones((5, 8, 12, 3), np.float32)})
+    for name, result in zip(names, results, strict=True):
+        assert found.shapes[name] == result.shape
+        if name in found.values:
+            np.testing.assert_array_equal(found.values[name], result)
+    assert len(found.values) > len(names) / 2
+
+
+def test_behind_an_operator_that_nobody_knows_all_stays(tmp_path: Path) -> None:
+    example = torch.randn(1, 8, 12, 3)
+    model = exported(Windows(), example, BATCH, tmp_path)
+    unknown = onnx.helper.make_node("Strange", ["x"], ["strange"], domain="somebody")
+    model.opset_import.append(onnx.helper.make_opsetid("somebody", 1))
+    for node in model.graph.node:
+        node.input[:] = ["strange" if name == "x" else name for name in node.input]
+    model.graph.node.insert(0, unknown)
+    before = kinds(model)
+    fix_shapes(model, probes({"x": (["batch", 8, 12, 3], (1, 8, 12, 3))}))
+    assert kinds(model) == before
+
+
+def test_what_an_inner_graph_needs_stays() -> None:
+    inner = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["kept"], ["inner"])],
+        "inner",
+        [],
+        [onnx.helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        onnx.helper.make_node("Neg", ["x"], ["kept"]),
+        onnx.helper.make_node("Abs", ["x"], ["dropped"]),
+        onnx.helper.make_node("If", ["chosen"], ["y"], then_branch=inner, else_branch=inner),
+    ]
+    sides = [
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n"]),
+        onnx.helper.make_tensor_value_info("chosen", onnx.TensorProto.BOOL, []),
+    ]
+    result = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n"])]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "outer", sides, result))
+    prune(model)
+    assert kinds(model) == ["Neg", "If"]
 
 
 @pytest.mark.parametrize("rows_first", [False, True])
