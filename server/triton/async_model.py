@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import json
 import os
 import threading
@@ -105,6 +106,8 @@ class AsyncModel:
         self._pool.shutdown()
         self._published.close()
         self._reports.close()
+        # What is left may hold shared memory, which is gone when the interpreter ends: it would crash there (24.10).
+        gc.collect()
 
     async def start(self) -> None:
         """Load what the model needs. Nothing else runs on the loop yet, so this may block."""

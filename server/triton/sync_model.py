@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,11 @@ class SyncModel:
     def execute(self, requests: list[InferenceRequest]) -> list[InferenceResponse]:
         return [self._serve(request) for request in requests]
 
+    def finalize(self) -> None:
+        """What Python has not thrown away yet may hold shared memory, which is gone when the interpreter ends: the
+        process would crash there (24.10)."""
+        gc.collect()
+
     def start(self) -> None:
         """Load what the model needs."""
 
@@ -55,6 +61,8 @@ class SyncModel:
         except Exception as error:  # an error fails its own request only, never the others of the batch
             refusal = failures.refusal(error, self.name)
             between_models = failures.is_between_models(request)
+            # Its frames hold the request, and they hold each other: see `finalize`.
+            error.__traceback__ = None
             return pb_utils.InferenceResponse(
                 output_tensors=[], error=failures.to_triton(refusal, between_models)
             )
