@@ -20,6 +20,7 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 THREADS_VARIABLE = "FLORENCE2_SAM2_THREADS"
+SPIN_VARIABLE = "FLORENCE2_SAM2_SPIN_MICROSECONDS"
 PROVIDERS_VARIABLE = "FLORENCE2_SAM2_PROVIDERS"
 PROVIDER_OPTIONS_VARIABLE = "FLORENCE2_SAM2_PROVIDER_OPTIONS"
 # "quota period" in microseconds, or "max period": what Kubernetes makes of a limit on CPUs.
@@ -30,6 +31,12 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # one thread each, the demo models answered 8 callers 1.4 times as fast on 2 cores.
 SMALL_BYTES = 8 * 2**20
 MAX_SMALL_THREADS = 4  # its nodes are too small for more
+
+# A sleeping thread takes some ten microseconds to wake, at each node of a graph that it shares; a step of a full-size
+# decoder has hundreds. So idle threads look for work as long as it takes from one such node to the next, and not for
+# onnxruntime's own second and more, since other processes want the cores.
+SPIN_MICROSECONDS = 50
+BOUNDED_SPIN = (1, 26)  # the first onnxruntime that can end it after a time
 
 
 class ProviderError(RuntimeError):
@@ -66,6 +73,13 @@ def cores(quota: Path = CPU_QUOTA) -> int:
 def is_small(path: Path) -> bool:
     """Whether a model file, its external data included, has less than SMALL_BYTES."""
     return sum(file.stat().st_size for file in (path, external_data(path)) if file.exists()) < SMALL_BYTES
+
+
+def spin_microseconds() -> int:
+    """How long idle threads of a session look for work before they sleep: the environment's, else SPIN_MICROSECONDS; 0
+    where onnxruntime cannot end it."""
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    return int(os.environ.get(SPIN_VARIABLE, SPIN_MICROSECONDS)) if version >= BOUNDED_SPIN else 0
 
 
 def wanted_providers() -> list[str]:
@@ -105,8 +119,8 @@ def open_session(
     a tenth less time for a graph of small nodes, and twice the memory. With `profile`, the beginning of a file's name,
     onnxruntime writes down each node's time until `end_profiling`.
 
-    onnxruntime takes all cores for each session, spins while idle, and falls back to the CPU without a word when a
-    GPU provider cannot start. Here threads are explicit, idle threads sleep (several processes share the cores),
+    onnxruntime takes all cores for each session, spins long while idle, and falls back to the CPU without a word when a
+    GPU provider cannot start. Here threads are explicit, idle threads soon sleep (several processes share the cores),
     and a missing provider is an error.
 
     Raises:
@@ -178,7 +192,10 @@ def _options(intra_op_threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spin = spin_microseconds()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    if spin:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin))
     options.log_severity_level = 3
     return options
 

@@ -95,6 +95,11 @@ class Settings:
         128 * 2**20, "bytes of what pictures cost before (features, texts, masks); 0: nothing is kept", 0
     )
     threads: int = _setting(0, "threads per model; 0: one for small models, every core for others", 0)
+    spin_microseconds: int = _setting(
+        50,
+        "how long a model's idle thread looks for its next piece of work before it sleeps; 0: it sleeps at once",
+        0,
+    )
     decoder_rows: int = _setting(16, "most rows of one decoding batch (a beam is a row)", 1)
     decoder_niceness: int = _setting(
         10, "how far decoding on CPUs gives way to the encoders, as of nice: 0 not at all, 19 most", 0

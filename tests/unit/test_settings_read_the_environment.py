@@ -81,7 +81,9 @@ def test_every_setting_is_an_option_with_help() -> None:
         assert row.default == getattr(Settings(), row.name)
 
 
-def test_the_thread_variable_is_the_one_that_sessions_read() -> None:
+def test_the_variables_that_sessions_read_are_settings() -> None:
     from florence2_sam2.server import onnx_session
 
-    assert onnx_session.THREADS_VARIABLE in {row.variable for row in options()}
+    defaults = {row.variable: row.default for row in options()}
+    assert defaults[onnx_session.THREADS_VARIABLE] == 0
+    assert defaults[onnx_session.SPIN_VARIABLE] == onnx_session.SPIN_MICROSECONDS
