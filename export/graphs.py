@@ -25,10 +25,12 @@ from florence2_sam2.export.constant_shapes import fix_shapes, probes
 from florence2_sam2.export.eight_bits import to_eight_bits
 from florence2_sam2.export.errors import ExportError
 from florence2_sam2.export.halves import store_exact_halves
+from florence2_sam2.export.layer_norms import scale_in_products
 from florence2_sam2.export.precision import nodes_beyond_float16, to_float16
 from florence2_sam2.export.rounding import emulated
 from florence2_sam2.export.shrink import share_equal_initializers
 from florence2_sam2.server.manifest import external_data
+from florence2_sam2.server.onnx_session import SMALL_BYTES
 
 Precision = Literal["fp32", "fp16"]  # of an export
 DecoderWeights = Literal["float", "int8"]  # of an export's text decoder; float: as its precision says
@@ -115,6 +117,9 @@ def write_graph(
             model = to_eight_bits(model)
             share_equal_initializers(model)  # two products with one matrix gave it two of the same name
         store_exact_halves(model)
+    if whole and _weights_bytes(model) < SMALL_BYTES:  # for onnxruntime on a CPU, as the fused operator
+        scale_in_products(model, probes(_examples(graph)))
+        share_equal_initializers(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
     _save(model, path, external_data_from_bytes)
     del model  # the checker reads the file again
@@ -138,12 +143,16 @@ def computed(path: Path, form: Form) -> Iterator[Path]:
 
 def _save(model: onnx.ModelProto, path: Path, external_data_from_bytes: int | None = None) -> None:
     limit = EXTERNAL_DATA_FROM_BYTES if external_data_from_bytes is None else external_data_from_bytes
-    # not ByteSize(), which fails beyond 2 GiB
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) >= limit:
+    if _weights_bytes(model) >= limit:
         name = external_data(path).name
         onnx.save_model(model, path, save_as_external_data=True, location=name, size_threshold=1024)
     else:
         onnx.save_model(model, path)
+
+
+def _weights_bytes(model: onnx.ModelProto) -> int:
+    """Not `ByteSize()`, which fails beyond 2 GiB."""
+    return sum(len(tensor.raw_data) for tensor in model.graph.initializer)
 
 
 def _run_exporter(graph: Graph, path: Path, opset: int) -> None:
