@@ -287,11 +287,12 @@ class _Handler(BaseHTTPRequestHandler):
                 block = body.read(min(BLOCK_BYTES, end - at))
                 if file in hub.flipped and at + len(block) == size:
                     block = block[:-1] + bytes([block[-1] ^ 1])
+                self.request_row.sent.append(len(block))  # first: who has received a block may look at once
                 try:
                     self.wfile.write(block)
                 except OSError:
+                    self.request_row.sent.pop()
                     return  # the client has gone
-                self.request_row.sent.append(len(block))
         if broken is not None:
             self.close_connection = True
 
