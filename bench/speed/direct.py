@@ -99,8 +99,10 @@ class DirectModels:
         regions = [Region.from_json(row) for row in rows if "box" in row]
         return Generated(answer.text, tuple(regions), tuple(answer.warnings))
 
-    async def sam2_features(self, picture: Pixels) -> Features:
-        pixels = await self._run(to_pixels, picture, self._sam2.image)
+    async def sam2_pixels(self, picture: Pixels) -> Pixels:
+        return await self._run(to_pixels, picture, self._sam2.image)
+
+    async def sam2_features(self, pixels: Pixels) -> Features:
         return Sam2Maps(*await self._infer("sam2_image_encoder", MAPS, {"pixels": pixels}))
 
     async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:

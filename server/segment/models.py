@@ -204,8 +204,11 @@ class Models(Protocol):
         `tell` gets the text so far, now and then, and all of it as soon as it is written.
         """
 
-    async def sam2_features(self, picture: Pixels) -> Features:
-        """SAM2's features of a picture."""
+    async def sam2_pixels(self, picture: Pixels) -> Pixels:
+        """A picture as SAM2's encoder takes it."""
+
+    async def sam2_features(self, pixels: Pixels) -> Features:
+        """SAM2's features of what `sam2_pixels` has made of a picture."""
 
     async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         """Mask logits FP32 [N,s,s] and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable
 
 import numpy as np
@@ -30,16 +31,26 @@ class Seen:
     the memory lives no longer than they do.
     """
 
-    def __init__(self, models: Models, memory: Memory, picture: Picture, priority: str, run: Run) -> None:
+    def __init__(
+        self,
+        models: Models,
+        memory: Memory,
+        picture: Picture,
+        priority: str,
+        run: Run,
+        is_window: bool = False,
+    ) -> None:
         self._models, self._memory, self.picture, self._priority = models, memory, picture, priority
-        self._run = run
+        self._run, self._is_window = run, is_window
+        self._sam2_pixels: asyncio.Task[Pixels] | None = None
         # What this call had once it has until it ends, however small the memory.
         self._image_features: Features | None = None
         self._sam2_features: Features | None = None
 
     def window(self, box: tuple[int, int, int, int]) -> Seen:
         """A part of the picture, x1 y1 x2 y2 in pixels, as a picture of its own."""
-        return Seen(self._models, self._memory, self.picture.window(box), self._priority, self._run)
+        part = self.picture.window(box)
+        return Seen(self._models, self._memory, part, self._priority, self._run, is_window=True)
 
     async def generate(
         self,
@@ -78,6 +89,7 @@ class Seen:
             features = await self._models.image_features(await self._pixels())
             if isinstance(features, np.ndarray):
                 features.setflags(write=False)
+            self._resize_ahead()
             return features
 
         if self._image_features is None:
@@ -89,11 +101,12 @@ class Seen:
         """SAM2's features of the picture, read-only."""
 
         async def work(_: Tell) -> Features:
-            return await self._models.sam2_features(await self._pixels())
+            return await self._models.sam2_features(await (self._sam2_pixels or self._resize()))
 
         if self._sam2_features is None:
-            key = "sam2_features", self.picture.digest
+            key = self._sam2_key()
             self._sam2_features = await self._memory.recall(key, work, lambda f: f.nbytes, self._priority)
+            self._sam2_pixels = None
         return self._sam2_features
 
     def remembers_masks(self, boxes: Floats) -> bool:
@@ -116,6 +129,18 @@ class Seen:
     def shape_key(self, boxes: Floats, index: int) -> Hashable:
         """Of the mask of one of `boxes` at the picture's size, see `shapes.py`."""
         return "shape", self._masks_key(boxes), index
+
+    def _resize_ahead(self) -> None:
+        """Begin with what SAM2's encoder takes: a text is about to be written, which leaves cores idle."""
+        needless = self._is_window or self._memory.holds(self._sam2_key(), self._priority)
+        if self._sam2_pixels is None and not needless:
+            self._sam2_pixels = asyncio.ensure_future(self._resize())
+
+    async def _resize(self) -> Pixels:
+        return await self._models.sam2_pixels(await self._pixels())
+
+    def _sam2_key(self) -> Hashable:
+        return "sam2_features", self.picture.digest
 
     async def _pixels(self) -> Pixels:
         return (

@@ -123,8 +123,10 @@ class TritonModels:
             warnings=tuple(_of_caption(text) for text in json.loads(answer["info"][0])["warnings"]),
         )
 
-    async def sam2_features(self, picture: Pixels) -> Features:
-        pixels = await self._run(to_pixels, picture, self._sam2.image)
+    async def sam2_pixels(self, picture: Pixels) -> Pixels:
+        return await self._run(to_pixels, picture, self._sam2.image)
+
+    async def sam2_features(self, pixels: Pixels) -> Features:
         answer = await bls.call_for_tensors(
             "sam2_image_encoder",
             {"pixels": pixels},

@@ -128,8 +128,11 @@ class _InTurns:
         await self._call.turn()  # many decode at once: florence2 has priorities of its own
         return await self._models.generate(features, size, task, text, options, tell)
 
-    async def sam2_features(self, picture: Pixels) -> Features:
-        return await self._turns.run("sam2", self._call, lambda: self._models.sam2_features(picture))
+    async def sam2_pixels(self, picture: Pixels) -> Pixels:
+        return await self._models.sam2_pixels(picture)
+
+    async def sam2_features(self, pixels: Pixels) -> Features:
+        return await self._turns.run("sam2", self._call, lambda: self._models.sam2_features(pixels))
 
     async def masks(self, features: Features, boxes: Floats, size: tuple[int, int]) -> tuple[Floats, Floats]:
         return await self._turns.run("masks", self._call, lambda: self._models.masks(features, boxes, size))

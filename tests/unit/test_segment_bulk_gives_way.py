@@ -28,8 +28,11 @@ class Recorded:
         self.running -= 1
         return np.zeros(1, np.float32)
 
-    async def sam2_features(self, picture: Any) -> Any:
-        return await self.image_features(picture)
+    async def sam2_pixels(self, picture: Any) -> Any:
+        return picture
+
+    async def sam2_features(self, pixels: Any) -> Any:
+        return await self.image_features(pixels)
 
     async def masks(self, *arguments: Any) -> Any:
         return await self.image_features(None)

@@ -28,6 +28,7 @@ class DrawnModels:
         self.identities: dict[str, dict[str, Any]] = {}
         self.regions, self.scores = regions, scores or {}
         self.calls: list[str] = []
+        self.resized: list[np.ndarray] = []
 
     async def image_features(self, picture: np.ndarray) -> np.ndarray:
         self.calls.append("image_features")
@@ -42,7 +43,12 @@ class DrawnModels:
             return Generated("A cat.", (), ("cut",))
         return Generated("", tuple(self.regions), ("cut",))
 
-    async def sam2_features(self, picture: np.ndarray) -> Sam2Maps:
+    async def sam2_pixels(self, picture: np.ndarray) -> np.ndarray:
+        self.resized.append(picture[::2, ::2])
+        return self.resized[-1]
+
+    async def sam2_features(self, pixels: np.ndarray) -> Sam2Maps:
+        assert any(pixels is resized for resized in self.resized)
         self.calls.append("sam2_features")
         return Sam2Maps(MAP, MAP, MAP)
 
