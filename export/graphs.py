@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from florence2_sam2.export.attention import fused
+from florence2_sam2.export.attention_biases import move_biases
 from florence2_sam2.export.channels_last import add_channels_last
 from florence2_sam2.export.constant_shapes import fix_shapes, probes
 from florence2_sam2.export.eight_bits import to_eight_bits
@@ -117,8 +118,10 @@ def write_graph(
             model = to_eight_bits(model)
             share_equal_initializers(model)  # two products with one matrix gave it two of the same name
         store_exact_halves(model)
-    if whole and _weights_bytes(model) < SMALL_BYTES:  # for onnxruntime on a CPU, as the fused operator
-        scale_in_products(model, probes(_examples(graph)))
+    if whole:  # for onnxruntime on a CPU
+        if _weights_bytes(model) < SMALL_BYTES:
+            scale_in_products(model, probes(_examples(graph)))
+        move_biases(model, next(probes(_examples(graph))))
         share_equal_initializers(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
     _save(model, path, external_data_from_bytes)

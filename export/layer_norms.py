@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -179,5 +180,5 @@ def _rewritten(graph: onnx.GraphProto, norm: _Norm) -> list[onnx.NodeProto]:
     return nodes
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(row) for row in node.attribute if row.name == name), default)
