@@ -121,8 +121,8 @@ def write_graph(
     if whole:  # for onnxruntime on a CPU
         if _weights_bytes(model) < SMALL_BYTES:
             scale_in_products(model, probes(_examples(graph)))
+            share_equal_initializers(model)
         move_biases(model, next(probes(_examples(graph))))
-        share_equal_initializers(model)
     _declare_shapes(model, (*graph.inputs, *graph.outputs))
     _save(model, path, external_data_from_bytes)
     del model  # the checker reads the file again
