@@ -25,11 +25,10 @@ _MOVES = ("Reshape", "Transpose")
 
 
 class _Sum(NamedTuple):
-    """The sum of a value and a constant row: which of its inputs is the row, and the moves of the sum that follow."""
+    """The sum of a value and a constant row, and which of its inputs is the row."""
 
     node: onnx.NodeProto
     row: int
-    moves: list[onnx.NodeProto]
 
 
 def move_biases(model: onnx.ModelProto, sizes: Mapping[str, Shape]) -> None:
@@ -98,7 +97,7 @@ class _Graph:
                 continue
             row = self._row(node)
             fits = row is not None and self._keep_columns(moves, name, last)
-            return _Sum(node, row, moves) if row is not None and fits else None
+            return _Sum(node, row) if row is not None and fits else None
         return None
 
     def product_behind(self, name: str) -> tuple[onnx.NodeProto, _Sum] | None:
@@ -117,7 +116,7 @@ class _Graph:
             row = self._row(addition) if addition is not None else None
             if addition is None or row is None or not self._keep_columns(moves, first, name):
                 return None
-            return node, _Sum(addition, row, [])
+            return node, _Sum(addition, row)
         return None
 
     def leave_out(self, addition: _Sum) -> None:
