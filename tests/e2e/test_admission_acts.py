@@ -129,9 +129,11 @@ def test_who_waits_too_long_is_refused(narrow: EmbeddedServer, activity: Activit
         assert until(lambda: "holder" in ended.names, 20)
         ended.call(narrow, "waits", **short_call("bulk", 5))
         over.set()
-    assert f"no place was free within {QUEUE_SECONDS:g} s" in str(ended.errors["waits"])
+    timed_out = f"no place was free within {QUEUE_SECONDS:g} s"
+    assert timed_out in str(ended.errors["waits"])
     assert QUEUE_SECONDS - 0.1 < ended.seconds["waits"] < QUEUE_SECONDS + 2
-    assert set(ended.errors) == {"waits"}
+    # On a slow machine the one in front may itself wait that long for the one that works.
+    assert all(timed_out in str(error) for error in ended.errors.values())
     assert until(
         lambda: activity.number("florence2_sam2_segment_refused_total", reason="queue timeout") >= 1, 5
     )
