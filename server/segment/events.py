@@ -28,6 +28,8 @@ Event = dict[str, Any]
 class Teller(Watcher):
     """Turns what a call's stages see into events for `tell`."""
 
+    reads_along = True
+
     def __init__(
         self, request: SegmentRequest, tell: Callable[[Event], None], request_id: str | None = None
     ) -> None:

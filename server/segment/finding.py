@@ -48,7 +48,8 @@ async def find(
         if not request.caption:
             told = _CaptionTold(outcome, watcher)
             with clock(outcome.timings_ms, "caption"):
-                written = await seen.generate(CAPTION, "", generation, leave_if_cancelled, told)
+                reader = told if watcher.reads_along else None
+                written = await seen.generate(CAPTION, "", generation, leave_if_cancelled, reader)
             told(Written(written.text, whole=True))
             outcome.warnings += written.warnings
         else:

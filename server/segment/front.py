@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.segment import http
 from florence2_sam2.server.settings import Settings
-from florence2_sam2.server.triton import bls, lines, tensors
+from florence2_sam2.server.triton import bls, tensors
 
 if TYPE_CHECKING:
     from triton_python_backend_utils import InferenceRequest
@@ -20,7 +20,7 @@ _settings = functools.cache(Settings.from_environment)
 
 
 async def ask_segment(
-    request: InferenceRequest, outputs: Sequence[str], heard: Callable[[lines.Event], None] = bls.ignored
+    request: InferenceRequest, outputs: Sequence[str], heard: bls.Heard | None = None
 ) -> dict[str, NDArray[Any]]:
     """`segment`'s answer to the request of a front model; `heard` gets its events.
 

@@ -25,16 +25,40 @@ class Counts:
 
 
 @dataclass
+class Audience:
+    """Those who hear of a work's progress: called with an event, it tells them."""
+
+    _listeners: list[Tell] = field(default_factory=list)
+    _begin: list[Callable[[], None]] = field(default_factory=list)
+
+    def __call__(self, event: Any) -> None:
+        for heard in list(self._listeners):
+            heard(event)
+
+    def when_heard(self, begin: Callable[[], None]) -> None:
+        """Call `begin` once: now if somebody listens, or as soon as somebody does."""
+        if self._listeners:
+            begin()
+        else:
+            self._begin.append(begin)
+
+    def enter(self, heard: Tell) -> None:
+        """Listen, until `leave`."""
+        self._listeners.append(heard)
+        while self._begin:
+            self._begin.pop()()
+
+    def leave(self, heard: Tell) -> None:
+        self._listeners.remove(heard)
+
+
+@dataclass
 class _Work:
-    """A task that `callers` wait for. It belongs to none of them. `listeners` are those who hear of its progress."""
+    """A task that `callers` wait for. It belongs to none of them."""
 
     task: asyncio.Task[Any] | None = None
     callers: int = 0
-    listeners: list[Tell] = field(default_factory=list)
-
-    def tell(self, event: Any) -> None:
-        for heard in list(self.listeners):
-            heard(event)
+    audience: Audience = field(default_factory=Audience)
 
 
 @dataclass
@@ -69,7 +93,7 @@ class Memory:
     async def recall(
         self,
         key: Hashable,
-        work: Callable[[Tell], Awaitable[T]],
+        work: Callable[[Audience], Awaitable[T]],
         size: Callable[[T], int],
         lane: Hashable = None,
         heard: Tell | None = None,
@@ -83,7 +107,7 @@ class Memory:
             key: everything that decides the result.
             size: the result's bytes.
             lane: who is in a hurry does not join work that was begun in another lane.
-            heard: gets what the work tells of its progress from now on, through the function that it is given. It
+            heard: gets what the work tells of its progress from now on, through the audience that it is given. It
                 must not raise.
         """
         if key in self._kept:
@@ -106,14 +130,14 @@ class Memory:
         assert task is not None
         shared.callers += 1
         if heard is not None:
-            shared.listeners.append(heard)
+            shared.audience.enter(heard)
         try:
             result: T = await asyncio.shield(task)
             return result
         finally:
             shared.callers -= 1
             if heard is not None:
-                shared.listeners.remove(heard)
+                shared.audience.leave(heard)
             if not shared.callers and not task.done():
                 self._under_way.pop(place, None)  # who comes now must not wait for what is being given up
                 task.cancel()
@@ -122,11 +146,11 @@ class Memory:
         self,
         place: tuple[Hashable, Hashable],
         shared: _Work,
-        work: Callable[[Tell], Awaitable[T]],
+        work: Callable[[Audience], Awaitable[T]],
         size: Callable[[T], int],
     ) -> T:
         try:
-            result = await work(shared.tell)
+            result = await work(shared.audience)
         finally:
             if self._under_way.get(place) is shared:
                 del self._under_way[place]

@@ -127,7 +127,14 @@ class Written:
     whole: bool = False
 
 
-Tell = Callable[[Written], None]
+class Tell(Protocol):
+    """Those who read along, who may be nobody."""
+
+    def __call__(self, written: Written, /) -> None: ...
+
+    def when_heard(self, begin: Callable[[], None]) -> None:
+        """Call `begin` once somebody reads along; until then there is nobody to tell."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -201,7 +208,7 @@ class Models(Protocol):
     ) -> Generated:
         """Run one Florence-2 task on a picture's features. `size` is (width, height), the frame of the regions.
 
-        `tell` gets the text so far, now and then, and all of it as soon as it is written.
+        `tell` gets the text so far, now and then, and all of it as soon as it is written, while somebody reads along.
         """
 
     async def sam2_pixels(self, picture: Pixels) -> Pixels:

@@ -36,7 +36,9 @@ class Outcome:
 
 
 class Watcher:
-    """Is told how far a call is; does nothing with it."""
+    """Is told how far a call is; does nothing with it. `reads_along`: whether it wants a text while it is written."""
+
+    reads_along = False
 
     def started(self, outcome: Outcome) -> None:
         """The picture has been read."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
-from florence2_sam2.server.segment.memory import Memory
+from florence2_sam2.server.segment.memory import Audience, Memory
 from florence2_sam2.server.segment.models import (
     Features,
     Floats,
@@ -17,7 +17,7 @@ from florence2_sam2.server.segment.models import (
     Picture,
     Pixels,
     Run,
-    Tell,
+    Written,
 )
 
 _TEXT_BYTES = 1000  # of a generated answer's objects, roughly, beside its text
@@ -58,7 +58,7 @@ class Seen:
         text: str,
         options: GenerationOptions,
         leave_if_cancelled: Callable[[], None],
-        heard: Tell | None = None,
+        heard: Callable[[Written], None] | None = None,
     ) -> Generated:
         """Florence-2's answer; regions are in this picture's pixels. `heard` gets its text while it is written."""
         key = (
@@ -71,7 +71,7 @@ class Seen:
             options.phrases,
         )
 
-        async def work(tell: Tell) -> Generated:
+        async def work(tell: Audience) -> Generated:
             features = await self.image_features()
             return await self._models.generate(features, self.picture.size, task, text, options, tell)
 
@@ -85,7 +85,7 @@ class Seen:
     async def image_features(self) -> Features:
         """Florence-2's features of the picture, read-only."""
 
-        async def work(_: Tell) -> Features:
+        async def work(_: Audience) -> Features:
             features = await self._models.image_features(await self._pixels())
             if isinstance(features, np.ndarray):
                 features.setflags(write=False)
@@ -100,7 +100,7 @@ class Seen:
     async def sam2_features(self) -> Features:
         """SAM2's features of the picture, read-only."""
 
-        async def work(_: Tell) -> Features:
+        async def work(_: Audience) -> Features:
             return await self._models.sam2_features(await (self._sam2_pixels or self._resize()))
 
         if self._sam2_features is None:
@@ -116,7 +116,7 @@ class Seen:
     async def masks(self, boxes: Floats) -> tuple[Floats, Floats]:
         """Mask logits FP32 [N,s,s], read-only, and scores FP32 [N] for N > 0 boxes [N,4] in the picture's pixels."""
 
-        async def work(_: Tell) -> tuple[Floats, Floats]:
+        async def work(_: Audience) -> tuple[Floats, Floats]:
             features = await self.sam2_features()
             logits, scores = await self._models.masks(features, boxes, self.picture.size)
             logits.setflags(write=False)

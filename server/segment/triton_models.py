@@ -110,6 +110,7 @@ class TritonModels:
                 inputs,
                 ["text", "regions", "info"],
                 lambda event: tell(Written(**event)),
+                tell.when_heard,
                 alone=self._is_alone(),
             )
         except InvalidRequest as refused:

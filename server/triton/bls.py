@@ -32,23 +32,24 @@ calls = Outstanding()
 # By name. A tensor of another model's answer is handed on where it lies, an array is copied to shared memory.
 Inputs = Mapping[str, "NDArray[Any] | Tensor"]
 
-
-def ignored(event: lines.Event) -> None:
-    """For a call with a line of which only the end matters."""
+Heard = Callable[[lines.Event], None]
 
 
 async def call_with_line(
     model: str,
     inputs: Inputs,
     outputs: Sequence[str],
-    heard: Callable[[lines.Event], None] = ignored,
+    heard: Heard | None = None,
+    when_heard: Callable[[Callable[[], None]], None] = lambda begin: begin(),
     hands_on: bool = False,
     alone: bool = False,
 ) -> dict[str, NDArray[Any]]:
     """`call` of an `AsyncModel`, which hears when this call is given up, and may say something before it answers.
 
     Args:
-        heard: gets what it says, in order, before this returns.
+        heard: gets what it says, in order, before this returns. None: it need not say anything.
+        when_heard: gets a function to be called, on the event loop, once somebody wants to hear it; until then the
+            other model may keep to itself how far it is, which takes both processes most of a millisecond each time.
         hands_on: whether this is the call that is being answered in another form: what is noted of the one is then
             said of the other.
         alone: whether nothing else is under way, as far as is known.
@@ -58,18 +59,21 @@ async def call_with_line(
 
         def listen(event: lines.Event) -> None:
             if RECORD not in event:
-                heard(event)
+                if heard is not None:
+                    heard(event)
             elif record is not None:
                 record.adopt(event[RECORD], span, hands_on)
 
-        async with lines.exchange().line(listen) as (address, ended):
-            parameters = {lines.PARAMETER: address, **_marks(alone)}
+        async with lines.exchange().line(listen) as line:
+            if heard is not None:
+                when_heard(line.listen)
+            parameters = {lines.PARAMETER: line.address, lines.LISTENS: line.listens, **_marks(alone)}
             try:
                 answer = await _call(model, inputs, outputs, None, parameters, watched=False)
             except Exception:  # not what gives the call up
-                await _at_its_end(ended)
+                await _at_its_end(line.ended)
                 raise
-            await _at_its_end(ended)
+            await _at_its_end(line.ended)
             return _arrays(answer)
 
 

@@ -69,14 +69,21 @@ class Call:
         address = self.parameters.get(lines.PARAMETER)
         if isinstance(address, str):
             self._line = await lines.Line.connect(address)
+        if self._line is not None and self.parameters.get(lines.LISTENS) is True:
+            self._line.listened = True
 
     @property
     def has_line(self) -> bool:
-        """Whether the model that has called listens."""
+        """Whether another model has called, which can be told something."""
         return self._line is not None
 
+    @property
+    def listened(self) -> bool:
+        """Whether it wants to hear how far the work is; from any thread. It may begin to while the work goes on."""
+        return self._line is not None and self._line.listened
+
     def say(self, event: lines.Event) -> None:
-        """Tell the model that has called, if it listens; on the event loop."""
+        """Tell the model that has called, if one has; on the event loop."""
         if self._line is not None and not self.answered:
             self._line.say(event)
 

@@ -1,8 +1,9 @@
 """Lines: what a model says to the model that called it, before it answers.
 
 A call between models has one answer, and Triton tells the called model nothing about its caller's caller. So a caller
-opens a line: it listens, and hands the address over as a request parameter. The called model connects, says events
-as it works, and sees by the line's end that nobody waits for its answer any more.
+opens a line, and hands its address over as a request parameter. The called model connects, and sees by the line's end
+that nobody waits for its answer any more. While the caller listens, from the start or from a later moment on, it says
+events as it works.
 
 Sockets are Linux's abstract ones, which leave no files behind. Their names are visible to other users of the
 machine, so both ends talk to processes of their own user only.
@@ -25,12 +26,14 @@ from weakref import WeakKeyDictionary
 
 # Request parameter of a call with a line: its address.
 PARAMETER = "florence2_sam2_line"
+# And another one: the caller listens from the start.
+LISTENS = "florence2_sam2_listens"
 
 Event = dict[str, Any]
 
 _ADDRESS = re.compile(r"([0-9a-f]{32})/([0-9a-f]{32})")
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-_TAKEN = b"taken\n"  # the caller's only word
+_TAKEN, _LISTENS = b"taken", b"listens"  # the caller's only words
 # How long a caller that has its answer waits for the line's end. The other side ends it before it answers, so that
 # this only matters if it has died.
 END_SECONDS = 2.0
@@ -71,24 +74,46 @@ class _Lines(asyncio.Protocol):
 
 
 @dataclass(eq=False)
-class _Open:
-    """A line that somebody listens to. `ended`: the other side has hung up, or never took it up."""
+class OpenLine:
+    """A line at the caller's side.
 
+    Attributes:
+        address: what the other side connects to.
+        ended: the other side has hung up, or never took it up.
+        listens: whether anything need be said.
+    """
+
+    address: str
     heard: Callable[[Event], None]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    listens: bool = False
     transport: asyncio.Transport | None = None
 
     def __post_init__(self) -> None:
         self.ended.set()
 
+    def listen(self) -> None:
+        """Want to hear, from now on."""
+        if not self.listens:
+            self.listens = True
+            if self.transport is not None and not self.ended.is_set():
+                self.transport.write(_LISTENS + b"\n")
+
+    def taken(self, transport: asyncio.Transport) -> None:
+        """The other side has connected."""
+        self.transport = transport
+        self.ended.clear()
+        words = [_TAKEN, _LISTENS] if self.listens else [_TAKEN]
+        transport.write(b"".join(word + b"\n" for word in words))
+
 
 class _Listener(_Lines):
     """One connection at the caller's side. Its first line says which of the open lines it is."""
 
-    def __init__(self, open_lines: dict[str, _Open]) -> None:
+    def __init__(self, open_lines: dict[str, OpenLine]) -> None:
         super().__init__()
         self._open = open_lines
-        self._line: _Open | None = None
+        self._line: OpenLine | None = None
 
     def line_received(self, line: bytes) -> None:
         assert self._transport is not None
@@ -99,9 +124,7 @@ class _Listener(_Lines):
         if self._line is None:  # the caller has gone meanwhile
             self._transport.abort()
         else:
-            self._line.transport = self._transport
-            self._line.ended.clear()
-            self._transport.write(_TAKEN)
+            self._line.taken(self._transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._line is not None:
@@ -113,24 +136,22 @@ class Exchange:
 
     def __init__(self) -> None:
         self._name = secrets.token_hex(16)
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenLine] = {}
         self._listening: asyncio.Task[asyncio.Server] | None = None
 
     @asynccontextmanager
-    async def line(self, heard: Callable[[Event], None]) -> AsyncIterator[tuple[str, asyncio.Event]]:
-        """An open line: its address, and an event that is set unless the other side is connected.
-
-        `heard` gets what is said, in order. Leaving the block hangs up.
-        """
+    async def line(self, heard: Callable[[Event], None]) -> AsyncIterator[OpenLine]:
+        """An open line. `heard` gets what is said, in order. Leaving the block hangs up."""
         loop = asyncio.get_running_loop()
         if self._listening is None:
             server = loop.create_unix_server(lambda: _Listener(self._open), _path(self._name))
             self._listening = loop.create_task(server)
         await asyncio.shield(self._listening)
-        token, line = secrets.token_hex(16), _Open(heard)
+        token = secrets.token_hex(16)
+        line = OpenLine(f"{self._name}/{token}", heard)
         self._open[token] = line
         try:
-            yield f"{self._name}/{token}", line.ended
+            yield line
         finally:
             del self._open[token]
             if line.transport is not None:
@@ -146,13 +167,14 @@ def exchange() -> Exchange:
 
 
 class Line(_Lines):
-    """A line at the called model's side."""
+    """A line at the called model's side. `listened`: whether the caller wants to hear; else nothing need be said."""
 
     def __init__(self, token: str) -> None:
         super().__init__()
         self._token = token
         self._taken = asyncio.Event()  # or refused
         self._hung_up = False
+        self.listened = False
 
     @classmethod
     async def connect(cls, address: str) -> Line | None:
@@ -191,8 +213,9 @@ class Line(_Lines):
         if self._transport is not None:
             self._transport.write(self._token.encode() + b"\n")
 
-    def data_received(self, data: bytes) -> None:
+    def line_received(self, line: bytes) -> None:
         self._taken.set()
+        self.listened = self.listened or line == _LISTENS
 
     def connection_lost(self, error: Exception | None) -> None:
         self._hung_up = True

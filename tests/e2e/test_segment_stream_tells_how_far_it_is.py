@@ -161,6 +161,20 @@ def test_one_who_leaves_does_not_stop_another(client: Segmenter) -> None:
     assert same(results[0], client.segment(unlike(5), **LONG))
 
 
+def test_who_joins_a_plain_call_hears_its_caption_too(client: Segmenter) -> None:
+    """What that call began, it began for nobody to read along."""
+    for number in range(50, 60):  # on a slow machine the caption may be written before the stream comes
+        plain = threading.Thread(target=client.segment, args=[unlike(number)], kwargs={"num_beams": 8})
+        plain.start()
+        time.sleep(0.02)
+        events = list(client.stream(unlike(number), num_beams=8))
+        plain.join(30)
+        if any(isinstance(event, CaptionText) for event in events):
+            break
+    else:
+        raise AssertionError("no text was told")
+
+
 def test_many_at_once_and_asyncio(server: EmbeddedServer) -> None:
     phrases = [thing.phrase for thing in demo_scene().objects]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from florence2_sam2.server.segment.memory import Memory
+from florence2_sam2.server.segment.memory import Audience, Memory
 
 Tell = Callable[[Any], None]
 
@@ -153,6 +153,35 @@ def test_all_who_wait_hear_how_far_it_is() -> None:
         assert gone == ["a begins"]
         await memory.recall("a", worker("a"), size_of, heard=second.append)  # it is kept: nothing to tell
         assert second == ["a ends"]
+
+    run(scenario)
+
+
+def test_work_learns_when_somebody_begins_to_listen() -> None:
+    async def scenario() -> None:
+        memory, worker = Memory(100), Worker()
+        began: list[str] = []
+
+        async def work(audience: Audience) -> str:
+            audience.when_heard(lambda: began.append("first"))
+            audience.when_heard(lambda: began.append("second"))
+            return await worker("a")(audience)
+
+        heard: list[Any] = []
+        calls = [asyncio.create_task(memory.recall("a", work, size_of)) for _ in range(2)]
+        await settle()
+        assert began == []
+        calls += [
+            asyncio.create_task(memory.recall("a", work, size_of, heard=heard.append)) for _ in range(2)
+        ]
+        await settle()
+        assert sorted(began) == ["first", "second"]
+        worker.may_end.set()
+        await asyncio.gather(*calls)
+        assert heard == ["a ends", "a ends"]
+        assert sorted(began) == ["first", "second"]
+        await memory.recall("b", work, size_of, heard=heard.append)
+        assert len(began) == 4, "who listens from the start was not noticed"
 
     run(scenario)
 

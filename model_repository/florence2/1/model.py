@@ -66,7 +66,8 @@ class TritonPythonModel(AsyncModel):
         call.check()
 
         def progress(token_ids):  # in the decoder's thread, which has other things to do
-            self.loop.call_soon_threadsafe(self.tell, call, token_ids)
+            if call.listened:
+                self.loop.call_soon_threadsafe(self.tell, call, token_ids)
 
         told = progress if call.has_line else None
         alone = bls.ALONE in call.parameters or (not call.has_line and self.is_alone())
@@ -75,7 +76,7 @@ class TritonPythonModel(AsyncModel):
         )
         began = time.perf_counter()
         answer = await asyncio.wrap_future(running)
-        if not answer.regions:  # the whole text, ahead of the answer
+        if call.listened and not answer.regions:  # the whole text, ahead of the answer
             call.say({"text": answer.text, "whole": True})
         self.metrics.add("decoder_requests_total")
         self.metrics.add("tokens_total", len(answer.token_ids))

@@ -41,7 +41,7 @@ class TritonPythonModel(AsyncModel):
         inputs = {name: tensors.bytes_input(request, name) for name in TEXTS}
         inputs |= {name: tensors.array_input(request, name, np.float32, [1]) for name in NUMBERS}
         inputs["output_mask"] = tensors.array_input(request, "output_mask", np.bool_, [1])
-        answer = await self.segment(inputs, call.cancelled, call.say if call.has_line else None)
+        answer = await self.segment(inputs, call.cancelled, call.say if call.listened else None)
         result = json.dumps(answer.result, ensure_ascii=False, separators=(",", ":"))
         return [
             tensors.bytes_output("result", result.encode()),
