@@ -75,6 +75,9 @@ DECLARED: Mapping[str, Declared] = {
         "counter", "Rows that the decoder's steps had; by steps, the mean batch"
     ),
     "decoder_busy_seconds_total": Declared("counter", "Time in which the decoder's thread has worked"),
+    "decoder_ahead_total": Declared(
+        "counter", "Groundings begun with the end of their caption, by how they ended"
+    ),
     "decoder_waiting": Declared("gauge", "Requests that wait for rows of the decoder"),
     "decoder_rows": Declared("gauge", "Rows of the decoder in use: sequences that decode together"),
 }

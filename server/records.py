@@ -175,8 +175,9 @@ def span(name: str, **attributes: Any) -> Iterator[int | None]:
         _PLACE.reset(token)
 
 
-def parts(begin: float, milliseconds: Mapping[str, float]) -> None:
-    """Spans that follow each other from `begin` on, of a work that has measured itself."""
+def parts(begin: float, milliseconds: Mapping[str, float], not_before: float = 0.0) -> None:
+    """Spans that follow each other from `begin` on, of a work that has measured itself, as far as they are not before
+    `not_before`."""
     place = _PLACE.get()
     if place is None:
         return
@@ -184,7 +185,7 @@ def parts(begin: float, milliseconds: Mapping[str, float]) -> None:
         index = place[0].begin(name, place[1], {})
         if index is not None:
             part = place[0].spans[index]
-            part.begin, part.end = begin, begin + took / 1e3
+            part.begin, part.end = max(begin, not_before), max(begin + took / 1e3, not_before)
         begin += took / 1e3
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from florence2_sam2.server.florence2_ahead import GROUNDING
 from florence2_sam2.server.segment.candidates import Candidate
 from florence2_sam2.server.segment.models import Generated, GenerationOptions, Region, Written
 from florence2_sam2.server.segment.outcome import Outcome, Watcher, clock
@@ -15,7 +16,6 @@ from florence2_sam2.server.segment.seen import Seen
 from florence2_sam2.server.segment.tiles import tile_windows, to_picture
 
 CAPTION = "<MORE_DETAILED_CAPTION>"
-GROUNDING = "<CAPTION_TO_PHRASE_GROUNDING>"
 DETECTION = "<OD>"
 CALLERS_LABEL = "object"  # what the caller's own boxes are called
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from florence2_sam2.server import manifest
+from florence2_sam2.server import florence2_ahead, manifest
 from florence2_sam2.server.errors import InvalidRequest
+from florence2_sam2.server.florence2_ahead import GROUNDING
 from florence2_sam2.server.preprocess import to_model_frame, to_pixels
+from florence2_sam2.server.segment.finding import CAPTION
 from florence2_sam2.server.segment.models import (
     Features,
     Floats,
@@ -59,6 +63,7 @@ class TritonModels:
         """
         self._run, self._is_alone, self._features_on_gpu = run, is_alone, features_on_gpu
         self._answers = _Answers()
+        self._captioned = _Captioned()
         self._florence2 = manifest.read_florence2(repository)
         self._sam2 = manifest.read_sam2(repository)
         self.identities: dict[str, dict[str, Any]] = {
@@ -94,7 +99,7 @@ class TritonModels:
         wanted = {
             "num_beams": options.num_beams,
             "max_new_tokens": options.max_new_tokens,
-            "phrases": options.phrases if task == "<CAPTION_TO_PHRASE_GROUNDING>" else None,
+            "phrases": options.phrases if task == GROUNDING else None,
             "priority": options.priority,
         }
         inputs = {
@@ -104,6 +109,11 @@ class TritonModels:
             "text": bytes_array([text.encode()]),
             "options": bytes_array([json.dumps({k: v for k, v in wanted.items() if v is not None}).encode()]),
         }
+        alone = self._is_alone()
+        if task == GROUNDING:
+            mark = self._captioned.mark_of(features, text)
+        else:
+            mark = secrets.token_hex(16) if alone and task == CAPTION else None
         try:
             answer = await bls.call_with_line(
                 "florence2",
@@ -111,15 +121,19 @@ class TritonModels:
                 ["text", "regions", "info"],
                 lambda event: tell(Written(**event)),
                 tell.when_heard,
-                alone=self._is_alone(),
+                alone=alone,
+                parameters={} if mark is None else {florence2_ahead.PARAMETER: mark},
             )
         except InvalidRequest as refused:
             if refused.field == "text":
                 raise InvalidRequest("caption", refused.problem) from None
             raise
+        written = answer["text"][0].decode()
+        if mark is not None and task == CAPTION:
+            self._captioned.keep(features, written, mark)
         regions = json.loads(answer["regions"][0])
         return Generated(
-            text=answer["text"][0].decode(),
+            text=written,
             regions=tuple(Region.from_json(row) for row in regions if "box" in row),
             warnings=tuple(_of_caption(text) for text in json.loads(answer["info"][0])["warnings"]),
         )
@@ -194,6 +208,23 @@ class _Answers:
 
     def clear(self) -> None:
         self._kept.clear()
+
+
+class _Captioned:
+    """The last caption of a call that was alone: `florence2` grounds it already, see `florence2_ahead.py`."""
+
+    def __init__(self) -> None:
+        self._last: tuple[weakref.ref[Any], str, str] | None = None
+
+    def keep(self, features: Features, caption: str, mark: str) -> None:
+        self._last = weakref.ref(features), caption, mark
+
+    def mark_of(self, features: Features, caption: str) -> str | None:
+        """The mark of that caption of these features, once."""
+        if self._last is None or self._last[0]() is not features or self._last[1] != caption:
+            return None
+        mark, self._last = self._last[2], None
+        return mark
 
 
 def _of_caption(warning: str) -> str:

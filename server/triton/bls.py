@@ -43,6 +43,7 @@ async def call_with_line(
     when_heard: Callable[[Callable[[], None]], None] = lambda begin: begin(),
     hands_on: bool = False,
     alone: bool = False,
+    parameters: Mapping[str, str | bool] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """`call` of an `AsyncModel`, which hears when this call is given up, and may say something before it answers.
 
@@ -53,6 +54,7 @@ async def call_with_line(
         hands_on: whether this is the call that is being answered in another form: what is noted of the one is then
             said of the other.
         alone: whether nothing else is under way, as far as is known.
+        parameters: more of the request's.
     """
     record = records.current()
     with records.span(model) as span:
@@ -67,9 +69,11 @@ async def call_with_line(
         async with lines.exchange().line(listen) as line:
             if heard is not None:
                 when_heard(line.listen)
-            parameters = {lines.PARAMETER: line.address, lines.LISTENS: line.listens, **_marks(alone)}
+            own = {lines.PARAMETER: line.address, lines.LISTENS: line.listens, **_marks(alone)}
             try:
-                answer = await _call(model, inputs, outputs, None, parameters, watched=False)
+                answer = await _call(
+                    model, inputs, outputs, None, {**(parameters or {}), **own}, watched=False
+                )
             except Exception:  # not what gives the call up
                 await _at_its_end(line.ended)
                 raise

@@ -85,6 +85,25 @@ def test_calls_are_counted(server: EmbeddedServer) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in names} == set(DECLARED) - NOT_WITHOUT_STORE
 
 
+def test_a_caption_is_grounded_before_it_is_asked_for(server: EmbeddedServer) -> None:
+    """And the answer is the one to who asks with that caption."""
+    before, picture = settled(server), PICTURE.read_bytes()
+
+    def ended(how: str) -> float:
+        name = f"decoder_ahead_total ended={how}"
+        return numbers(server)[name] - before[name]
+
+    with Segmenter(server.grpc_address) as segmenter:
+        first = segmenter.segment(picture + b"ahead")
+        again = segmenter.segment(picture + b"asked", caption=first.caption)
+        assert first.objects == again.objects
+        assert until(lambda: ended("taken") == 1, 5)
+        segmenter.florence2(picture, "<MORE_DETAILED_CAPTION>")  # nobody has said that it will be grounded
+        assert first.objects == segmenter.segment(picture + b"other").objects
+    assert until(lambda: ended("taken") == 2, 5)
+    assert ended("given_up") == 0
+
+
 def test_what_has_not_happened_yet_is_shown_as_zero(server: EmbeddedServer) -> None:
     shown = numbers(server)
     for code in CODES:

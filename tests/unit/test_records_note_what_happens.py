@@ -115,6 +115,14 @@ def test_what_another_model_has_told_becomes_a_part() -> None:
         assert outer.facts["stages_ms"].keys() == ({"caption"} if as_own else {"before", "segment"})
 
 
+def test_what_was_done_before_the_call_is_no_part_of_it() -> None:
+    record = Record("florence2", "id", keeps=True)
+    records.enter(record)
+    records.parts(10.0, {"waiting": 500.0, "encoding": 1000.0, "decoding": 2000.0}, not_before=11.0)
+    spans = [(span.name, span.begin, span.end) for span in record.spans]
+    assert spans == [("waiting", 11.0, 11.0), ("encoding", 11.0, 11.5), ("decoding", 11.5, 13.5)]
+
+
 def test_shared_work_is_a_part_of_the_call_that_has_begun_it() -> None:
     memory = Memory(0)
     first, second = Record("segment", "first", keeps=True), Record("segment", "second", keeps=True)

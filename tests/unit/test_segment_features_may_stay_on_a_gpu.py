@@ -57,7 +57,7 @@ class Server:
         return {"mask_logits": np.zeros((len(BOXES), 4, 4), np.float32), "scores": np.ones(1, np.float32)}
 
     async def call_with_line(
-        self, model: str, inputs: Any, outputs: Any, heard: Any, when_heard: Any, alone: bool
+        self, model: str, inputs: Any, outputs: Any, heard: Any, when_heard: Any, alone: bool, parameters: Any
     ) -> dict[str, np.ndarray]:
         assert model == "florence2"
         self.pictures.append(inputs["image_features"])

@@ -6,10 +6,11 @@ All requests decode together in one engine (see `florence2_sam2.server.florence2
 import asyncio
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from florence2_sam2.server import manifest, records
+from florence2_sam2.server import florence2_ahead, manifest, records
 from florence2_sam2.server.errors import InvalidRequest, Overloaded
 from florence2_sam2.server.florence2 import Florence2
 from florence2_sam2.server.florence2_features import encoded, given_features
@@ -30,6 +31,7 @@ class TritonPythonModel(AsyncModel):
         self.spec = manifest.Florence2.read(self.folder)
         give_way(self.settings.decoder_niceness)
         self.florence2 = Florence2(self.folder, self.spec, max_rows=self.settings.decoder_rows)
+        self.ahead = florence2_ahead.Ahead(self.submit)
         for name in ("decoder_requests_total", "tokens_total"):
             self.metrics.add(name, 0)
 
@@ -53,6 +55,8 @@ class TritonPythonModel(AsyncModel):
         self.metrics.set("decoder_steps_total", work.steps)
         self.metrics.set("decoder_step_rows_total", work.rows)
         self.metrics.set("decoder_busy_seconds_total", work.seconds)
+        for ended in ("taken", "given_up"):
+            self.metrics.set("decoder_ahead_total", getattr(self.ahead, ended), ended=ended)
 
     async def stop(self):
         self.florence2.close()
@@ -71,16 +75,22 @@ class TritonPythonModel(AsyncModel):
 
         told = progress if call.has_line else None
         alone = bls.ALONE in call.parameters or (not call.has_line and self.is_alone())
-        running = self.florence2.submit(
-            features, task, text, size, options, call.cancelled, told, alone=alone
+        mark = call.parameters.get(florence2_ahead.PARAMETER)
+        question = florence2_ahead.Question(task, text, size, options)
+        came = time.perf_counter()
+        running, began = self.ahead.take(mark, question, call.cancelled) or (
+            self.submit(features, question, call.cancelled, told, alone),
+            came,
         )
-        began = time.perf_counter()
         answer = await asyncio.wrap_future(running)
         if call.listened and not answer.regions:  # the whole text, ahead of the answer
             call.say({"text": answer.text, "whole": True})
+        if isinstance(mark, str) and answer.text and not answer.regions:
+            next_one = replace(question, task=florence2_ahead.GROUNDING, text=answer.text)
+            self.ahead.begin(mark, features, next_one)
         self.metrics.add("decoder_requests_total")
         self.metrics.add("tokens_total", len(answer.token_ids))
-        records.parts(began, answer.timings_ms)
+        records.parts(began, answer.timings_ms, came)
         records.note(task=task, tokens=len(answer.token_ids))
         for part, milliseconds in answer.timings_ms.items():
             self.metrics.add("decoder_seconds_total", milliseconds / 1e3, part=part)
@@ -96,6 +106,10 @@ class TritonPythonModel(AsyncModel):
             tensors.array_output("token_log_probabilities", answer.token_log_probabilities),
             tensors.bytes_output("info", info.encode()),
         ]
+
+    def submit(self, features, question, cancelled, told=None, alone=True):
+        task, text, size, options = question.task, question.text, question.size, question.options
+        return self.florence2.submit(features, task, text, size, options, cancelled, told, alone)
 
     def tell(self, call, token_ids):
         if text := self.florence2.words(token_ids):
