@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from florence2_sam2.server.errors import InvalidRequest
 from florence2_sam2.server.generation.decoder import ImageFeatures
 from florence2_sam2.server.generation.device_memory import borrowed
 from florence2_sam2.server.triton import bls, tensors
@@ -28,6 +30,29 @@ def given_features(request: InferenceRequest) -> ImageFeatures | None:
         return _where_they_lie(on_gpu)
     features = tensors.array_input(request, NAME, np.float32, [1, None, None])
     return None if features is None else tensors.owned(features)
+
+
+async def asked_about(
+    request: InferenceRequest, encode: Callable[[bytes], Awaitable[tuple[ImageFeatures, tuple[int, int]]]]
+) -> tuple[ImageFeatures, tuple[int, int] | None]:
+    """The request's features FP32 [1,T,D], and the (width, height) of its picture or None.
+
+    Args:
+        encode: gives both of a picture's file.
+
+    Raises:
+        InvalidRequest: it has no picture, or two, or a size that is not its features'; and as `encode`.
+    """
+    image = tensors.bytes_input(request, "image")
+    features = given_features(request)
+    size = tensors.array_input(request, "image_size", np.int32, [2])
+    if features is not None and image is None:
+        return features, None if size is None else (int(size[0]), int(size[1]))
+    if image is None or features is not None:
+        raise InvalidRequest("image", "exactly one of image and image_features is needed")
+    if size is not None:
+        raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
+    return await encode(image)
 
 
 async def encoded(pixels: NDArray[np.uint8], alone: bool, on_gpu: bool) -> ImageFeatures:

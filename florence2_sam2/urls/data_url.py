@@ -32,7 +32,7 @@ def decode(url: str, max_bytes: int) -> bytes:
     if len(url) > 4 * max_bytes + _HEADER_LENGTH:
         raise TooLarge(max_bytes)
     # Nearly always none is: then it is known before anything of that size is copied.
-    if "%" not in url and len(url) - header.end() - sum(map(url.count, " \t\r\n")) > 4 * -(-max_bytes // 3):
+    if "%" not in url and (len(url) - header.end() - sum(map(url.count, " \t\r\n="))) // 4 * 3 > max_bytes:
         raise TooLarge(max_bytes)
     text = url[header.end() :].encode("utf-8", "replace")
     body = _SPACE.sub(b"", unquote_to_bytes(text) if b"%" in text else text).rstrip(b"=")

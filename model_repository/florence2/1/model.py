@@ -8,12 +8,10 @@ import json
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from florence2_sam2.server import florence2_ahead, manifest, records
-from florence2_sam2.server.errors import InvalidRequest, Overloaded
+from florence2_sam2.server.errors import Overloaded
 from florence2_sam2.server.florence2 import Florence2
-from florence2_sam2.server.florence2_features import encoded, given_features
+from florence2_sam2.server.florence2_features import asked_about, encoded
 from florence2_sam2.server.florence2_options import parse_options
 from florence2_sam2.server.inputs.pictures import decode_picture
 from florence2_sam2.server.preprocess import to_pixels
@@ -66,7 +64,7 @@ class TritonPythonModel(AsyncModel):
         task = tensors.text_input(request, "task") or "<MORE_DETAILED_CAPTION>"
         text = tensors.text_input(request, "text") or ""
         options = parse_options(tensors.bytes_input(request, "options") or b"")
-        features, size = await self.picture_features(request)
+        features, size = await asked_about(request, self.encode)
         call.check()
 
         def progress(token_ids):  # in the decoder's thread, which has other things to do
@@ -115,17 +113,7 @@ class TritonPythonModel(AsyncModel):
         if text := self.florence2.words(token_ids):
             call.say({"text": text})
 
-    async def picture_features(self, request):
-        """The request's features FP32 [1,T,D], and the (width, height) of its picture or None."""
-        image = tensors.bytes_input(request, "image")
-        features = given_features(request)
-        size = tensors.array_input(request, "image_size", np.int32, [2])
-        if (image is None) == (features is None):
-            raise InvalidRequest("image", "exactly one of image and image_features is needed")
-        if features is not None:
-            return features, None if size is None else (int(size[0]), int(size[1]))
-        if size is not None:
-            raise InvalidRequest("image_size", "goes with image_features only, image has its own size")
+    async def encode(self, image):
         picture = await self.in_pool(decode_picture, image, self.settings, "image")
         pixels = await self.in_pool(to_pixels, picture, self.spec.image)
         features = await encoded(pixels, self.is_alone(), self.settings.features_on_gpu)
