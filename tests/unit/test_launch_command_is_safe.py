@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -214,8 +215,11 @@ def test_a_models_process_is_known_by_its_first_argument(tmp_path: Path) -> None
     started = [subprocess.Popen([sys.executable, str(model)], stdin=subprocess.PIPE) for _ in range(2)]
     other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     try:
-        found = processes.models(os.getpid())
-        assert {process.pid: "florence2" for process in started}.items() <= found.items()
+        expected, ends = {process.pid: "florence2" for process in started}, time.monotonic() + 10
+        # For a moment after `exec` a process has no arguments yet.
+        while not expected.items() <= (found := processes.models(os.getpid())).items():
+            assert time.monotonic() < ends, found
+            time.sleep(0.01)
         assert other.pid not in found
     finally:
         for process in (*started, other):
