@@ -186,7 +186,8 @@ def test_the_vision_encoder(client: Segmenter, server: EmbeddedServer, activity:
     with activity.given_up("segment"):
         given_up(server.grpc_address, ask, lambda: activity.runs(ENCODER) - before >= 2)
         done = activity.runs(ENCODER)
-        assert activity.seconds_until_rest() < limit(usual)
+        rest = activity.seconds_until_rest()
+    assert rest < 2 * limit(usual)
     assert done - before < 12
     assert activity.runs(ENCODER) - done <= 3
 
@@ -220,8 +221,10 @@ def test_a_deadline_of_50_ms_on_a_job_of_seconds(client: Segmenter, activity: Ac
     before = activity.runs(ENCODER)
     with activity.given_up("segment"):
         took = sorted(ask() for _ in range(5))
-        assert activity.seconds_until_rest() < limit(usual)
-    assert took[2] < 0.1, took
+        rest = activity.seconds_until_rest()
+    assert rest < 3 * limit(usual)  # a stage of each of the five ends; whole they would take 10 s and more
+    assert took[0] < 0.1, took
+    assert took[2] < 0.2, took
     assert activity.runs(ENCODER) - before <= 15  # of 85
 
 
