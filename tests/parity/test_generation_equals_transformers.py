@@ -178,7 +178,7 @@ def test_the_models_are_noisy_enough(noisy: Noisy) -> None:
 def test_tokens_do_not_depend_on_company(noisy: Noisy) -> None:
     rng = np.random.default_rng(0)
     jobs = [
-        (int(rng.integers(len(noisy.jobs))), SETTINGS[str(rng.choice(list(SETTINGS)))]) for _ in range(60)
+        (int(rng.integers(len(noisy.jobs))), SETTINGS[str(rng.choice(list(SETTINGS)))]) for _ in range(200)
     ]
     alone = [noisy.ours(*job).result().token_ids for job in jobs]
     together = [

@@ -56,6 +56,7 @@ class Server(Connection):
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drained, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(drained, "PASS_SECONDS", 0.0)
 
 
 def test_nothing_in_flight() -> None:
@@ -74,6 +75,29 @@ def test_something_in_flight(model: str) -> None:
     assert server.beside["segment"] == {"florence2", "sam2", "sam2_image_encoder"}
     assert server.beside["florence2"] == {"sam2", "sam2_image_encoder"}
     assert server.beside["sam2_image_encoder"] == set()
+
+
+@pytest.mark.parametrize(
+    ("door", "next_one", "waited_for"),
+    [
+        ("segment_http", "segment", {"segment", "segment_http", "segment_stream"}),
+        ("segment", "florence2", {"florence2", "segment"}),
+    ],
+)
+def test_a_last_call_comes_through_a_door(door: str, next_one: str, waited_for: set[str]) -> None:
+    """Nothing was in flight; but just before the door is shut somebody comes, and goes on to the next one."""
+
+    class Late(Server):
+        def post(self, path: str, body: Mapping[str, Any] | None = None, seconds: float = 5.0) -> Any:
+            if path.endswith(f"/{door}/unload"):
+                self.in_flight = {next_one: 1}
+            return super().post(path, body, seconds)
+
+    server = Late({})
+    assert drain(server, 5)
+    assert sorted(server.unloaded) == MODELS
+    assert not server.beside["florence2"] & (waited_for - {"florence2"})
+    assert not server.beside["sam2_image_encoder"] & waited_for
 
 
 def test_whoever_says_nothing_may_be_at_work() -> None:
