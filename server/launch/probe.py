@@ -38,7 +38,15 @@ Inputs = Mapping[str, bytes | NDArray[np.float32]]
 
 
 class Hangs(Exception):
-    """A model that a request needs answers neither this one nor any other."""
+    """A model that a request needs answers neither this one nor any other.
+
+    Attributes:
+        passed: the models before it on the request's way. Each has answered a request, which may have been another's.
+    """
+
+    def __init__(self, reason: str, passed: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.passed = tuple(passed)
 
 
 def first(connection: Connection, models: Collection[str], seconds: float = SECONDS) -> None:
@@ -116,7 +124,8 @@ def blame(model: str, steps: Sequence[str], answers: Sequence[int], error: NoAns
         if count == 0:
             if index and answers[index - 1] > 1:
                 raise error
-            raise Hangs(f"a request to {model} had {error}, and {step} has answered nobody") from None
+            reason = f"a request to {model} had {error}, and {step} has answered nobody"
+            raise Hangs(reason, steps[:index]) from None
 
 
 def health(connection: Connection, models: Collection[str]) -> Health:

@@ -177,7 +177,7 @@ def _heard_probe(watch: Watch, asked: Asked[float], now: float) -> str | None:
     try:
         watch.has_served(now, asked.result())
     except Hangs as error:
-        return str(error)
+        return watch.has_hung(now, str(error), error.passed)
     except (NoAnswer, Refused) as error:
         return watch.has_not_served(now, str(error))
     return None

@@ -5,7 +5,7 @@ Nothing here has a clock or a connection: the supervisor says what time it is an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from florence2_sam2.server.settings import Settings
@@ -94,6 +94,15 @@ class Watch:
         self._failed_probes += 1
         self._probe_at = now + min(self._timing.health or self._timing.probe, self._timing.probe)
         return f"the server fails: {reason}" if self._failed_probes >= FAILURES else None
+
+    def has_hung(self, now: float, reason: str, passed: Collection[str] = ()) -> str | None:
+        """A real request was not answered, for a model behind those that it has `passed` answers nobody. Where calls
+        wait for one of these, the request may in truth be among them: then health requests find out who hangs.
+        """
+        waited_for = self._last.waits_for if self._last is not None else {}
+        if any(model in waited_for for model in passed):
+            return self.has_not_served(now, reason)
+        return reason
 
     def _hangs(self, now: float, health: Health) -> str | None:
         hung = self._timing.hung

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from bad_input import without_times
+from calls import until
 from drawn import SCENE
 
 from bench.speed.memory import server_processes, taken
@@ -27,6 +28,7 @@ ORDINARY: list[dict[str, Any]] = [
     {"boxes": [[20, 20, 80, 80]], "polygon_precision": 0},
 ]
 PAUSE_SECONDS = 0.5  # between ordinary calls: the machine has few cores, and the tests need them too
+GIVEN_BACK_SECONDS = 2.0  # Python's own look for garbage, which is no giving back, comes later
 SLOW_SECONDS = 10.0  # for an ordinary call, or on a busy machine
 SLOW_TIMES = 20.0  # as many times as long as it took at first
 GROWN_MB = 150.0
@@ -140,17 +142,26 @@ class Growth:
 
 
 @contextlib.contextmanager
-def growth(pids: list[int]) -> Iterator[Growth]:
-    """What those processes take while the context lasts, from Linux's own record of each one's peak."""
+def growth(pids: list[int], to_be_left: float | None = None) -> Iterator[Growth]:
+    """What those processes take while the context lasts, from Linux's own record of each one's peak.
+
+    Args:
+        to_be_left: less than so many MB are. An answer is there somewhat before what it was made from is given back, so
+            that it is looked for some seconds.
+    """
     seen = Growth()
     before = {}
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5\n")  # the peak is now what it has
         before[pid] = _resident(pid, "VmRSS")
     yield seen
-    for pid, start in before.items():
-        seen.peak += max(_resident(pid, "VmHWM") - start, 0)
-        seen.left += _resident(pid, "VmRSS") - start
+    seen.peak = sum(max(_resident(pid, "VmHWM") - start, 0) for pid, start in before.items())
+
+    def is_little() -> bool:
+        seen.left = sum(_resident(pid, "VmRSS") - start for pid, start in before.items())
+        return to_be_left is None or seen.left < to_be_left
+
+    until(is_little, GIVEN_BACK_SECONDS)
 
 
 def _resident(pid: int, row: str) -> float:

@@ -110,7 +110,8 @@ def test_what_a_refused_request_has_brought_is_given_back(server: EmbeddedServer
     triton, *models = ON_THE_WAY
     for ask in (caller.over_grpc, caller.over_http):
         ask(wrong)
-        with growth(processes(server, *models)) as ours, growth(processes(server, triton)) as its:
+        ours_of, its_of = processes(server, *models), processes(server, triton)
+        with growth(its_of, calls * size) as its, growth(ours_of, size) as ours:
             for _ in range(calls):
                 ask(wrong)
         assert ours.left < size, f"{ours.left:.0f} MB are kept"

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -162,7 +163,11 @@ def test_a_leaf_that_hangs_while_calls_wait_for_it(served: Served, repository: P
         ended = [call.exception() for call in calls]
     # The first of them may have had its masks before.
     assert sum(isinstance(error, InferenceServerException) for error in ended) >= 3
-    assert told.startswith("sam2_mask_decoder has answered nothing for ")
+    # A real request that was under way when the calls came is not answered either, and that may be known first.
+    assert re.match(
+        "sam2_mask_decoder has answered nothing for |a request to .*, and sam2_mask_decoder has answered nobody",
+        told,
+    ), told
 
 
 def test_nothing_of_it_is_left(servers: Servers) -> None:

@@ -171,8 +171,22 @@ def test_what_is_never_to_be_asked_is_never_asked() -> None:
 )
 def test_the_first_that_has_not_answered_is_blamed(answers: list[int], blamed: str) -> None:
     said = f"^a request to sam2 had no answer within 120 s, and {blamed} has answered nobody$"
-    with pytest.raises(Hangs, match=said):
+    with pytest.raises(Hangs, match=said) as raised:
         blame("sam2", SAM2_STEPS, answers, NoAnswer("no answer within 120 s"))
+    assert raised.value.passed == SAM2_STEPS[: SAM2_STEPS.index(blamed)]
+
+
+def test_a_request_that_may_wait_among_others_blames_nobody() -> None:
+    """The answer of the mask decoder that was counted may have been another's, who waits for the next one now."""
+    watch, passed = Watch(Timing(), 0), SAM2_STEPS[:3]
+    assert watch.has_hung(1, "sam2_postprocess has answered nobody", passed) is not None
+    watch.is_well(2, health(waits_for={"florence2": 100.0}))
+    assert watch.has_hung(2, "sam2_postprocess has answered nobody", passed) is not None
+    watch.is_well(3, health(waits_for={"sam2_mask_decoder": 100.0}))
+    reasons = [watch.has_hung(4, "sam2_postprocess has answered nobody", passed) for _ in range(FAILURES)]
+    assert reasons[:-1] == [None] * (FAILURES - 1)
+    assert reasons[-1] == "the server fails: sam2_postprocess has answered nobody"
+    assert watch.has_hung(5, "sam2_preprocess has answered nobody") is not None
 
 
 def test_where_others_are_served_the_request_may_wait_in_their_line() -> None:
