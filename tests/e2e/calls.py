@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,6 +67,11 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return condition()
+
+
+def logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of an access log. One that is being written may be seen in part, and is left out."""
+    return [json.loads(line) for line in path.read_text("utf-8").rpartition("\n")[0].splitlines()]
 
 
 def shared_memory(launcher: int) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import pytest
 import tritonclient.grpc
+from calls import logged
 
 from bench.balance import nginx
 from bench.balance.nginx import CALLER as CALLER
@@ -154,8 +155,7 @@ class Proxy:
 
     @property
     def access_log(self) -> list[dict[str, Any]]:
-        text = (self.folder / "access.log").read_text("utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return logged(self.folder / "access.log")
 
     @property
     def logs(self) -> str:

@@ -79,8 +79,10 @@ class Served:
 
     @property
     def restart_seconds(self) -> float:
-        """What a restart may take: 10 s where the machine has nothing else to do; on a busy one, as a start took."""
-        return max(10, 2 * self.start_seconds)
+        """What a restart may take: 10 s where the machine has nothing else to do; on a busy one a few starts' time,
+        since it may be busier now, with those who wait for the server among others.
+        """
+        return max(10, 4 * self.start_seconds)
 
     def text(self) -> str:
         return self.output.read_text()

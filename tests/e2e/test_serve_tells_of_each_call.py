@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from calls import picture, png, until
+from calls import logged, picture, png, until
 from collector import Collector, Span
 from drawn import HEIGHT, SCENE, WIDTH
 from opentelemetry.sdk.trace import TracerProvider
@@ -44,7 +44,7 @@ class Told(NamedTuple):
     web: str
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return logged(self.log)
 
     def line(self, request_id: str) -> dict[str, Any]:
         """The one line of a call."""
