@@ -168,8 +168,9 @@ def test_waiting_calls_are_shown_and_interactive_ones_come_first(
     assert shown, "the page did not show who waits"
     assert not ended.errors
     assert until(lambda: waited() > before + 0.5, 5)
-    assert until(lambda: len(told()) == lines + 3, 5)
-    assert told()[lines:] == ["interactive", "interactive", "bulk"]
+    # A line of an earlier call may have come late, and stands before these.
+    assert until(lambda: len(told()) >= lines + 3, 5)
+    assert told()[-3:] == ["interactive", "interactive", "bulk"]
 
 
 class Slow:
