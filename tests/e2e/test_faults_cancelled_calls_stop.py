@@ -206,7 +206,7 @@ def test_generation_stops_within_a_token(
     with activity.given_up("florence2"):
         given_up(server.grpc_address, ask, after(0.3 * whole))
         rest = activity.seconds_until_rest()
-        assert rest < max(0.25, 0.1 * whole)
+        assert rest < max(0.5, 0.1 * whole)  # not what is left of it
 
 
 @pytest.mark.parametrize("way", ["call", "stream"])
